@@ -1,0 +1,169 @@
+"""Names that everything else refers to: group, labels, conditions, reasons, classes, rungs, exit codes.
+
+Every closed set of the product is an enum here, so that a log line, an event, a condition and a
+metric cannot use different words for one thing. Nothing here may depend on a kind.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Final
+
+GROUP: Final = "windlass.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "windlass"
+
+MANAGER: Final = "windlass"
+STATUS_MANAGER: Final = "windlass-status"
+
+LABEL_RUN: Final = f"{GROUP}/run"
+LABEL_KIND: Final = f"{GROUP}/kind"
+LABEL_RUN_UID: Final = f"{GROUP}/run-uid"
+LABEL_INDEX: Final = f"{GROUP}/index"
+LABEL_TICKET: Final = f"{GROUP}/ticket"
+LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+MANAGED_BY: Final = "windlass"
+ANNOTATION_CHECKPOINT_STEP: Final = f"{GROUP}/checkpoint-step"
+
+REPORT_AUDIENCE: Final = GROUP
+REPORT_PATH: Final = "/v1/reports"
+
+CONTRACT_VERSION: Final = 1
+
+RUN_CONFIG_MOUNT: Final = "/etc/windlass/run"
+RUN_CONFIG_FILE: Final = "run.json"
+CA_MOUNT: Final = "/etc/windlass/ca"
+CA_FILE: Final = "ca.crt"
+TOKEN_MOUNT: Final = "/var/run/secrets/windlass"
+TOKEN_FILE: Final = "token"
+STORE_MOUNT: Final = "/windlass/store"
+VOLUME_ROOT: Final = "/windlass/volumes"
+"""A claim named c that a `pvc://c/path` URI refers to is mounted read-only at VOLUME_ROOT/c."""
+SECRET_ROOT: Final = "/windlass/secrets"
+"""A secretRef {name: s} is mounted read-only at SECRET_ROOT/s."""
+SCRATCH_MOUNT: Final = "/tmp"
+TERMINATION_LOG: Final = "/dev/termination-log"
+
+AGENT_PORT: Final = 29400
+"""TCP port on which the leader listens for the other agents of its gang."""
+
+
+class ConditionType(StrEnum):
+    """Condition types of a job. Ready, Reconciling and Stalled follow kstatus."""
+
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    SUSPENDED = "Suspended"
+    RUNNING = "Running"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+    TRACKING_DEGRADED = "TrackingDegraded"
+    CHECKPOINT_DEGRADED = "CheckpointDegraded"
+    PRECISION_CHOSEN = "PrecisionChosen"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and events. Each has a page in docs/failures/ or docs/concepts/states.md."""
+
+    # progress
+    ACCEPTED = "Accepted"
+    STARTING = "Starting"
+    WAITING_FOR_PODS = "WaitingForPods"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    RECOVERING = "Recovering"
+    BACKING_OFF = "BackingOff"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    EXPORTING = "Exporting"
+    COMPLETED = "Completed"
+    AS_EXPECTED = "AsExpected"
+    # the world does not fit the spec
+    INVALID_SPEC = "InvalidSpec"
+    CLAIM_NOT_FOUND = "ClaimNotFound"
+    CLAIM_NOT_BOUND = "ClaimNotBound"
+    ACCESS_MODE = "AccessModeNotShared"
+    SECRET_NOT_FOUND = "SecretNotFound"
+    SECRET_KEY_NOT_FOUND = "SecretKeyNotFound"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    POD_SECURITY_DENIED = "PodSecurityDenied"
+    OBJECT_CONFLICT = "ObjectConflict"
+    # failures of a run
+    CRASH = "Crash"
+    OUT_OF_MEMORY = "OutOfMemory"
+    INFRASTRUCTURE = "Infrastructure"
+    CONFIGURATION = "Configuration"
+    PREEMPTED = "Preempted"
+    STORAGE = "Storage"
+    STORAGE_FULL = "StorageFull"
+    DATA_NOT_FOUND = "DataNotFound"
+    DATA_UNREADABLE = "DataUnreadable"
+    DATA_EMPTY = "DataEmpty"
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_FORMAT_UNSAFE = "ModelFormatUnsafe"
+    SEQUENCE_TOO_LONG = "SequenceTooLong"
+    PRECISION_UNSUPPORTED = "PrecisionUnsupported"
+    CHECKPOINT_UNUSABLE = "CheckpointUnusable"
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    NO_PROGRESS = "NoProgress"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
+    # degradations
+    TRACKING_UNREACHABLE = "TrackingUnreachable"
+    SAVE_FAILED = "SaveFailed"
+    REPORTS_MISSING = "ReportsMissing"
+    # recovery events
+    RANK_FAILED = "RankFailed"
+    RECOVERED = "Recovered"
+    CHECKPOINT_COMMITTED = "CheckpointCommitted"
+
+
+class FailureClass(StrEnum):
+    """What kind of failure ended an incarnation; decides budget and first rung (design: recovery)."""
+
+    CRASH = "Crash"
+    OUT_OF_MEMORY = "OutOfMemory"
+    INFRASTRUCTURE = "Infrastructure"
+    PREEMPTED = "Preempted"
+    CONFIGURATION = "Configuration"
+    STORAGE = "Storage"
+
+
+class Rung(StrEnum):
+    """How much is replaced to go on, from least to most."""
+
+    IN_PLACE = "InPlace"
+    RECREATE_POD = "RecreatePod"
+    RECREATE_GANG = "RecreateGang"
+
+
+class Phase(StrEnum):
+    """What a rank or the gang is doing; seconds are accounted by these (design: goodput)."""
+
+    IMPORTS = "Imports"
+    PREPARE = "Prepare"
+    RENDEZVOUS = "Rendezvous"
+    LOAD = "Load"
+    TRAIN = "Train"
+    VALIDATE = "Validate"
+    SAVE = "Save"
+    EXPORT = "Export"
+
+
+class ExitCode(IntEnum):
+    """Exit codes of an agent. The verdict in the termination message is the evidence, not the code."""
+
+    SUCCESS = 0
+    CRASH = 10
+    CONFIGURATION = 11
+    OUT_OF_MEMORY = 12
+    STORAGE = 13
+    PREEMPTED = 14
+    FENCED = 15
+    """Another leader owns a newer incarnation; this pod must not go on."""
+    BUDGET = 16
+    INTERNAL = 17

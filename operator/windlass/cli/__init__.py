@@ -1,0 +1,1 @@
+"""The `windlass` command, also installed as `kubectl windlass`."""

@@ -1,0 +1,1 @@
+"""What runs inside the pods of a Windlass run: agent, training, checkpoints, data."""

@@ -1,0 +1,1 @@
+"""Pure rules about checkpoints, shared by the leading agent and the operator."""

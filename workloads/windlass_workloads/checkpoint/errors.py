@@ -1,0 +1,66 @@
+"""What can go wrong with checkpoints, as exceptions with texts for the user.
+
+Raised by this package, turned into a Failure by ranks and agents. Must never hide the evidence.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+STORE_FIELD = "spec.checkpointing.store"
+
+
+class CheckpointError(Exception):
+    """Base of all errors of this package."""
+
+
+class StoreUnusable(CheckpointError):
+    """The store cannot hold checkpoints safely, or holds something unreadable."""
+
+
+class Fenced(CheckpointError):
+    """A newer incarnation exists: whoever gets this must stop writing."""
+
+    def __init__(self, *, mine: int, newest: int, action: str) -> None:
+        super().__init__(f"fenced: incarnation {mine} may not {action}, incarnation {newest} has taken over")
+        self.mine = mine
+        self.newest = newest
+
+
+class SaveError(CheckpointError):
+    """A save failed; the last committed checkpoint is untouched. `full` when space was the reason."""
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+
+
+class CheckpointUnusable(CheckpointError):
+    """A checkpoint cannot be loaded. `evidence` holds at most 8 lines, `hint` the next step."""
+
+    def __init__(self, name: str, message: str, *, hint: str, evidence: Sequence[str] = ()) -> None:
+        super().__init__(f"checkpoint {name}: {message}. hint: {hint}")
+        self.name = name
+        self.message = message
+        self.hint = hint
+        self.evidence = tuple(evidence[:8])
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, says that the volume has no space left."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def full_text(where: str) -> str:
+    """Text for a volume without space; `where` is what was being written."""
+    return (
+        f"{STORE_FIELD}: the volume is full (got ENOSPC writing {where}); allowed any size that holds "
+        "keepLast + 1 checkpoints. hint: enlarge the claim or lower spec.checkpointing.keepLast; training "
+        "goes on and the last committed checkpoint is kept."
+    )

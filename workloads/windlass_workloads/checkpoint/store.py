@@ -185,7 +185,7 @@ class RunStore:
             content = self.read(relative)
         except OSError as error:
             raise StoreUnusable(
-                f"{STORE_FIELD}: the store cannot be used (got {error}); allowed a writable POSIX file system "
+                f"{STORE_FIELD}: the store cannot be used (got {error}); allowed a writable file system "
                 "with hard links. hint: check the claim's access mode, free space and the pod's fsGroup."
             ) from error
         finally:

@@ -134,6 +134,6 @@ def _of_step(counted: Sequence[Candidate], rejected: Sequence[Rejected], resume_
     )
     problem = (
         f'spec.resume.from: no verified checkpoint of this step (got "{resume_from}"); '
-        f"allowed Latest, None or one of: {steps}. hint: status.checkpoints of the job lists what can be used."
+        f"allowed Latest, None or one of: {steps}. hint: status.checkpoints lists what can be used."
     )
     return Choice(rejected=tuple(rejected), problem=problem)

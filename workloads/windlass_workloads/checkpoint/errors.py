@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-STORE_FIELD = "spec.checkpointing.store"
+STORE_FIELD = "spec.checkpoint.store"
 
 
 class CheckpointError(Exception):
@@ -61,6 +61,6 @@ def full_text(where: str) -> str:
     """Text for a volume without space; `where` is what was being written."""
     return (
         f"{STORE_FIELD}: the volume is full (got ENOSPC writing {where}); allowed any size that holds "
-        "keepLast + 1 checkpoints. hint: enlarge the claim or lower spec.checkpointing.keepLast; training "
+        "keepLast + 1 checkpoints. hint: enlarge the claim or lower spec.checkpoint.keepLast; training "
         "goes on and the last committed checkpoint is kept."
     )

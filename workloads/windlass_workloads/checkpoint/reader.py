@@ -1,0 +1,153 @@
+"""Loads the chosen checkpoint, after every byte of it has been hashed.
+
+Called by the training loop on every rank (collective):
+
+    manifest = load(store=store, context=context, state=state)   # context.resume names the checkpoint
+
+All ranks raise the same CheckpointUnusable, with evidence, when it cannot be loaded; the leading agent
+poisons the name after the second time and chooses the next. Must never load unverified bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+
+from windlass.api.contract import FileEntry, Manifest, RankContext
+from windlass_workloads.checkpoint import manifest as manifests
+from windlass_workloads.checkpoint import randomness
+from windlass_workloads.checkpoint.errors import CheckpointUnusable
+from windlass_workloads.checkpoint.group import SaveGroup
+from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
+from windlass_workloads.checkpoint.store import RunStore
+
+__all__ = ["load"]
+
+FALL_BACK = "the run falls back to the next verified checkpoint by itself; check the volume for errors"
+
+
+def load(
+    *,
+    store: RunStore,
+    context: RankContext,
+    state: StateAdapter | DirectoryAdapter,
+    group: SaveGroup | None = None,
+) -> Manifest:
+    """Fills `state` and the random generators from context.resume and returns its manifest."""
+    if context.resume is None:
+        raise ValueError("context.resume: nothing to load (got None); allowed a checkpoint's name")
+    name = context.resume
+    group = group or SaveGroup()
+    manifest = _verified(store, name, context, group)
+    _require_fitting(name, manifest, state, group.world_size)
+    directory = store.path(name)
+    try:
+        if state.format == "DeepSpeed":
+            state.load_directory(directory)  # type: ignore[union-attr]
+            generators = randomness.read(directory / randomness.file_of(group.rank))
+        else:
+            generators = _load_dcp(directory, state, group)  # type: ignore[arg-type]
+    except (CheckpointException, RuntimeError, KeyError, ValueError) as error:
+        raise _unloadable(name, error) from error
+    if generators is None:
+        randomness.derive(manifest.seed, manifest.step, group.rank)
+    else:
+        randomness.restore(generators)
+    return manifest
+
+
+def shares(files: list[FileEntry], world_size: int) -> list[list[FileEntry]]:
+    """Splits files over ranks so that each hashes about as many bytes."""
+    loads = [0] * world_size
+    parts: list[list[FileEntry]] = [[] for _ in range(world_size)]
+    for entry in sorted(files, key=lambda each: (-each.size, each.path)):
+        rank = loads.index(min(loads))
+        parts[rank].append(entry)
+        loads[rank] += entry.size
+    return parts
+
+
+def _verified(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> Manifest:
+    """The manifest, once all ranks together have hashed all files."""
+    manifest: Manifest | None = None
+    try:
+        manifest = manifests.read(store, name)
+        if manifest.run_uid != context.config.run.uid:
+            raise manifests.ManifestInvalid(f"the manifest is of another run (got uid {manifest.run_uid})")
+        share = shares(manifest.files, group.world_size)[group.rank]
+        problems = manifests.verify(store.path(name), manifest, deep=True, only=share)
+    except (manifests.ManifestInvalid, OSError) as error:
+        problems = [str(error)]
+    everyone = [problem for each in group.gather(problems) for problem in each]
+    if everyone or manifest is None:
+        evidence = list(dict.fromkeys(everyone))
+        raise CheckpointUnusable(name, "its content is damaged", hint=FALL_BACK, evidence=evidence)
+    return manifest
+
+
+def _require_fitting(
+    name: str, manifest: Manifest, state: StateAdapter | DirectoryAdapter, world_size: int
+) -> None:
+    if manifest.format != state.format:
+        raise CheckpointUnusable(
+            name,
+            f"spec.parallelism.strategy: it was saved by {manifest.strategy} (got {state.strategy}); "
+            f"allowed a strategy of format {manifest.format}",
+            hint="go back to the strategy it was saved with, or start again with spec.resume.from: None",
+        )
+    if state.format != "DeepSpeed":
+        return
+    if manifest.world_size != world_size:
+        raise CheckpointUnusable(
+            name,
+            f"spec.resources: DeepSpeed saved it with {manifest.world_size} ranks and cannot load it with "
+            f"another number (got {world_size}); allowed {manifest.world_size}",
+            hint=f"set nodes x ranksPerNode to {manifest.world_size}, or train with FSDP, which may change",
+        )
+    if manifest.strategy != state.strategy:
+        raise CheckpointUnusable(
+            name,
+            f"spec.parallelism.zeroStage: it was saved by {manifest.strategy} (got {state.strategy}); "
+            f"allowed {manifest.strategy}",
+            hint="go back to the stage it was saved with, or start again with spec.resume.from: None",
+        )
+
+
+def _load_dcp(directory: Path, state: StateAdapter, group: SaveGroup) -> dict[str, Any] | None:
+    """Loads into the live tensors; returns this rank's generators, None when the checkpoint has none."""
+    storage = FileSystemReader(directory)
+    key = randomness.key_of(group.rank)
+    known = any(name.startswith(f"random.{key}.") for name in storage.read_metadata().state_dict_metadata)
+    target: dict[str, Any] = {"state": state.state_dict()}
+    if known:
+        target["random"] = {key: _known_only(randomness.capture(), key, storage)}
+    process_group = group.process_group
+    dcp.load(target, storage_reader=storage, process_group=process_group, no_dist=process_group is None)
+    state.load_state_dict(target["state"])
+    generators: dict[str, Any] | None = target["random"][key] if known else None
+    return generators
+
+
+def _known_only(captured: dict[str, Any], key: str, storage: FileSystemReader) -> dict[str, Any]:
+    """The generators that the checkpoint has too: a run may move from an accelerator to a CPU."""
+    stored = storage.read_metadata().state_dict_metadata
+    return {name: value for name, value in captured.items() if f"random.{key}.{name}" in stored}
+
+
+def _unloadable(name: str, error: BaseException) -> CheckpointUnusable:
+    causes: list[BaseException] = [error]
+    if isinstance(error, CheckpointException):
+        causes = [each for each, _ in error.failures.values()]
+    evidence = [
+        f"{type(cause).__name__}: {line}" for cause in causes[:2] for line in str(cause).splitlines()[:3]
+    ]
+    return CheckpointUnusable(
+        name,
+        "it does not fit the model or could not be read",
+        hint="check that model and adapter are those it was saved with",
+        evidence=evidence,
+    )

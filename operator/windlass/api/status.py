@@ -29,6 +29,8 @@ class Member(StatusModel):
 
     index: int
     ticket: int
+    pod_uid: str | None = None
+    """UID of the member's pod, once the whole gang was seen; a pod that is missing then was lost."""
 
 
 class Gang(StatusModel):

@@ -135,6 +135,8 @@ def controller_manager(inputs: Inputs) -> list[str]:
         f"--service-account-private-key-file={certificates}/service-account.key",
         f"--cluster-signing-cert-file={certificates}/ca.crt",
         f"--cluster-signing-key-file={certificates}/ca.key",
+        # Claims that name their volume are looked at again at this interval; the default is 15 s.
+        "--pvclaimbinder-sync-period=2s",
         f"--cluster-cidr={inputs.plan.pods}",
         f"--service-cluster-ip-range={inputs.plan.services}",
         "--profiling=false",

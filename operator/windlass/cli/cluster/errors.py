@@ -71,6 +71,17 @@ def network_in_use(network: str, owner: str, *, option: str) -> ClusterError:
     )
 
 
+def network_is_unusable(text: str, longest_prefix: int, example: str) -> ClusterError:
+    """The address range of the command line is no range or too small for pods and Services."""
+    return ClusterError(
+        "--network",
+        "not a usable address range",
+        got=text,
+        allowed=f"an IPv4 range of /{longest_prefix} or wider, such as {example}",
+        hint="leave the option away to use the default",
+    )
+
+
 def other_cluster_is_up(directory: str, link: str) -> ClusterError:
     """One embedded cluster runs on a machine at a time: they share one link name."""
     return ClusterError(
@@ -101,17 +112,6 @@ def directory_is_busy(directory: str, holder: str) -> ClusterError:
         got=f"{directory} held by process {holder}",
         allowed="one `up` or `down` at a time",
         hint="wait until it ends, then run the command again",
-    )
-
-
-def port_is_taken(address: str, port: int) -> ClusterError:
-    """Something answers where the API server is to listen."""
-    return ClusterError(
-        "port",
-        f"{address}:{port} is taken",
-        got="a listener on that address",
-        allowed="a free port",
-        hint="stop that program, or choose another range with --network",
     )
 
 

@@ -20,8 +20,8 @@ from typing import Any
 
 USER_ID = 1000
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_DIRECTORIES = ("dev", "etc", "etc/alternatives", "etc/ssl", "etc/ssl/certs", "home", "home/windlass", "proc")
-_DIRECTORIES += ("run", "sys", "usr", "var")
+_TOP_DIRECTORIES = ("dev", "etc", "home", "proc", "run", "sys", "usr", "var")
+_DEEPER_DIRECTORIES = ("etc/alternatives", "etc/ssl", "etc/ssl/certs", "home/windlass")
 _OPEN_DIRECTORIES = ("tmp", "var/tmp")
 _LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64", "var/run": "../run"}
 _ACCOUNTS = {
@@ -55,7 +55,7 @@ class Entry:
 
 def host_root_entries(root: Path) -> list[Entry]:
     """Members of the host-root image; `root` is the host's, read for links and public certificates."""
-    entries = [Entry(path) for path in _DIRECTORIES]
+    entries = [Entry(path) for path in _TOP_DIRECTORIES + _DEEPER_DIRECTORIES]
     entries += [Entry(path, mode=0o1777) for path in _OPEN_DIRECTORIES]
     entries += [Entry(path, link=target) for path, target in _LINKS.items()]
     entries += [Entry(path, mode=0o644, content=text.encode()) for path, text in _ACCOUNTS.items()]
@@ -127,7 +127,11 @@ def build_all(binaries: dict[str, Path], directory: Path) -> dict[str, Image]:
         "host": build(
             "windlass-host",
             host_root_entries(Path("/")),
-            config={"Env": ["PATH=/usr/local/bin:/usr/bin:/bin"], "User": user, "WorkingDir": "/tmp"},
+            config={
+                "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
+                "User": user,
+                "WorkingDir": "/home/windlass",
+            },
             directory=directory,
         ),
     }

@@ -76,30 +76,28 @@ def parse(text: str) -> AddressPlan:
     try:
         whole = ipaddress.IPv4Network(text)
     except ValueError as problem:
-        whole, reason = None, str(problem)
-    else:
-        reason = f"/{whole.prefixlen}"
-    if whole is None or whole.prefixlen > LONGEST_PREFIX:
-        raise errors.ClusterError(
-            "--network",
-            "not a usable address range",
-            got=f"{text}: {reason}",
-            allowed=f"an IPv4 range of /{LONGEST_PREFIX} or wider, such as {DEFAULT_NETWORK}",
-            hint="leave the option away to use the default",
-        )
+        raise errors.network_is_unusable(str(problem), LONGEST_PREFIX, DEFAULT_NETWORK) from problem
+    if whole.prefixlen > LONGEST_PREFIX:
+        raise errors.network_is_unusable(text, LONGEST_PREFIX, DEFAULT_NETWORK)
     return AddressPlan(whole)
 
 
 def check_free(plan: AddressPlan, layout: Layout, *, ip: str) -> None:
     """Refuse a range that another route uses and a link that another cluster holds. Raises ClusterError."""
-    alias = Path(f"/sys/class/net/{LINK}/ifalias")
-    if alias.exists():
-        owner = alias.read_text().strip()
-        if owner != str(layout.directory):
-            raise errors.other_cluster_is_up(owner or "an unknown directory", LINK)
+    owner = link_owner()
+    if owner is not None and owner != str(layout.directory):
+        raise errors.other_cluster_is_up(owner or "an unknown directory", LINK)
     conflict = find_conflict(plan, json.loads(run([ip, "-json", "route", "show"])))
     if conflict is not None:
         raise errors.network_in_use(str(plan.whole), conflict, option="--network")
+
+
+def link_owner() -> str | None:
+    """The directory of the cluster that holds the link; None when no cluster does."""
+    try:
+        return Path(f"/sys/class/net/{LINK}/ifalias").read_text().strip()
+    except OSError:
+        return None
 
 
 def find_conflict(plan: AddressPlan, routes: list[dict[str, Any]]) -> str | None:
@@ -128,9 +126,13 @@ def connect(plan: AddressPlan, layout: Layout, state: State, *, programs: Progra
 
 def disconnect(layout: Layout, state: State, *, programs: Programs) -> None:
     """Remove link, routes, table and restore settings; what is gone already is no error."""
-    alias = Path(f"/sys/class/net/{LINK}/ifalias")
-    if alias.exists() and alias.read_text().strip() == str(layout.directory):
-        run([str(programs.paths["ip"]), "link", "delete", LINK])
+    if link_owner() == str(layout.directory):
+        try:
+            run([str(programs.paths["ip"]), "link", "delete", LINK])
+        except CommandFailed:
+            # It goes with the network namespace, which the kernel may have ended meanwhile.
+            if link_owner() is not None:
+                raise
     nft, environment = str(programs.paths["nft"]), programs.environment()
     tables = run([nft, "list", "tables", "ip"], environment=environment)
     if f"table ip {table_name(layout)}" in tables.splitlines():

@@ -64,7 +64,6 @@ def plan(
     """Everything that is to be done now; calling it again after that yields nothing."""
     own = [volume for volume in volumes if _is_ours(volume)]
     actions: list[Action] = [deletion for volume in own if (deletion := _deletion(volume, claims, root))]
-    going = {action.name for action in actions if isinstance(action, DeleteVolume)}
     present = {volume["metadata"]["name"] for volume in own}
     busy = {volume["spec"]["hostPath"]["path"] for volume in own}
     for claim in claims:
@@ -72,23 +71,22 @@ def plan(
         # A claim of the same name as one just deleted waits until that one's directory is gone.
         if _wants_volume(claim) and str(directory) not in busy:
             actions.append(CreateVolume(claim_volume(claim, directory), directory))
-    claim_names = {(claim["metadata"]["namespace"], claim["metadata"]["name"]) for claim in claims}
+    by_name = {(claim["metadata"]["namespace"], claim["metadata"]["name"]): claim for claim in claims}
     for namespace in _open_namespaces(namespaces):
         for name, path in HOST_CLAIMS.items():
-            volume = host_volume(namespace, name, path)
-            if volume["metadata"]["name"] not in present | going:
-                actions.append(CreateVolume(volume, None))
-            if (namespace, name) not in claim_names and volume["metadata"]["name"] not in going:
+            offered = by_name.get((namespace, name))
+            # The claim first: a volume that names its UID is bound at once, another only at a resync.
+            if offered is None:
                 actions.append(CreateClaim(namespace, host_claim(namespace, name)))
+            elif host_volume_name(offered) not in present and "deletionTimestamp" not in offered["metadata"]:
+                actions.append(CreateVolume(host_volume(offered, path), None))
     return actions
 
 
 def claim_volume(claim: Object, directory: Path) -> Object:
     """The volume of one claim, bound to it by its UID."""
-    metadata = claim["metadata"]
-    reference = {"namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"]}
     return _volume(
-        f"windlass-{metadata['uid']}",
+        f"windlass-{claim['metadata']['uid']}",
         CLAIM_KIND,
         {
             "storageClassName": STORAGE_CLASS,
@@ -96,17 +94,16 @@ def claim_volume(claim: Object, directory: Path) -> Object:
             "accessModes": claim["spec"]["accessModes"],
             "persistentVolumeReclaimPolicy": "Delete",
             "volumeMode": "Filesystem",
-            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **reference},
+            "claimRef": _reference(claim),
             "hostPath": {"path": str(directory), "type": "Directory"},
         },
     )
 
 
-def host_volume(namespace: str, claim: str, path: Path) -> Object:
-    """A view of the host for one namespace; the mount behind the path is read-only."""
-    reference = {"namespace": namespace, "name": claim}
+def host_volume(claim: Object, path: Path) -> Object:
+    """A view of the host for one namespace's claim; the mount behind the path is read-only."""
     return _volume(
-        f"{claim}-{namespace}",
+        host_volume_name(claim),
         HOST_KIND,
         {
             "storageClassName": "",
@@ -114,10 +111,15 @@ def host_volume(namespace: str, claim: str, path: Path) -> Object:
             "accessModes": ["ReadOnlyMany"],
             "persistentVolumeReclaimPolicy": "Retain",
             "volumeMode": "Filesystem",
-            "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **reference},
+            "claimRef": _reference(claim),
             "hostPath": {"path": str(path), "type": "Directory"},
         },
     )
+
+
+def host_volume_name(claim: Object) -> str:
+    """The volume behind a namespace's view of the host."""
+    return f"{claim['metadata']['name']}-{claim['metadata']['namespace']}"
 
 
 def host_claim(namespace: str, name: str) -> Object:
@@ -140,6 +142,11 @@ def _volume(name: str, kind: str, spec: Object) -> Object:
     return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
 
 
+def _reference(claim: Object) -> Object:
+    named = {key: claim["metadata"][key] for key in ("namespace", "name", "uid")}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **named}
+
+
 def _is_ours(volume: Object) -> bool:
     return (volume["metadata"].get("annotations") or {}).get(ANNOTATION) == PROVISIONER
 
@@ -160,8 +167,7 @@ def _deletion(volume: Object, claims: list[Object], root: Path) -> DeleteVolume 
     kind = (volume["metadata"].get("labels") or {}).get(KIND_LABEL)
     released = volume.get("status", {}).get("phase") == "Released"
     # Deleted between the claim's deletion and the controller's notice: the UID is nowhere any more.
-    if kind == CLAIM_KIND:
-        released = released or reference.get("uid") not in {claim["metadata"]["uid"] for claim in claims}
+    released = released or reference.get("uid") not in {claim["metadata"]["uid"] for claim in claims}
     if not released or "deletionTimestamp" in volume["metadata"]:
         return None
     if volume["spec"].get("persistentVolumeReclaimPolicy") == "Retain" and kind == CLAIM_KIND:

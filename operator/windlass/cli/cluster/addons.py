@@ -6,11 +6,9 @@ Called by `up`. Pure data besides `apply_all`; it must never contain anything of
 from __future__ import annotations
 
 import ipaddress
-import random
-import socket
-import struct
 from typing import Any
 
+from windlass.cli.cluster import dns
 from windlass.cli.cluster.api import Client
 from windlass.cli.cluster.certificates import PROVISIONER_USER
 from windlass.cli.cluster.paths import STORAGE_CLASS
@@ -60,7 +58,12 @@ def usable_forwarders(resolv_conf: str) -> list[str]:
         words = line.split()
         if len(words) > 1 and words[0] == "nameserver" and _is_plain_address(words[1]):
             found.append(words[1])
-    return [server for server in found if _name_server_answers(server)]
+    return [
+        # Any answer counts, also a refusal.
+        server
+        for server in found
+        if dns.answer_count(server, "", dns.NAME_SERVER_RECORD) is not None
+    ]
 
 
 def _is_plain_address(text: str) -> bool:
@@ -69,20 +72,6 @@ def _is_plain_address(text: str) -> bool:
     except ValueError:
         return False
     return address.version == 4 and not address.is_loopback
-
-
-def _name_server_answers(server: str, *, port: int = 53) -> bool:
-    # One question for the root's name servers; any answer counts, also a refusal.
-    question = (
-        struct.pack(">HHHHHH", random.randrange(65536), 0x0100, 1, 0, 0, 0) + b"\0" + struct.pack(">HH", 2, 1)
-    )
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        asking.settimeout(1.0)
-        try:
-            asking.sendto(question, (server, port))
-            return len(asking.recv(512)) > 0
-        except OSError:
-            return False
 
 
 def objects(*, dns_image: str, dns_address: str, forwarders: list[str]) -> list[tuple[str, dict[str, Any]]]:

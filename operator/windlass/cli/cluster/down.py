@@ -46,10 +46,6 @@ def stop(layout: Layout, state: State, *, programs: debian.Programs) -> None:
         sandbox.stop(state.supervisor_pid, state.supervisor_start_ticks)
     network.disconnect(layout, state, programs=programs)
     cgroups.remove(state.cgroups)
-    for name in reversed(state.created_directories):
-        # Somebody else may have begun to use it.
-        if Path(name).is_dir() and not any(Path(name).iterdir()):
-            Path(name).rmdir()
 
 
 def remove_files(layout: Layout) -> None:

@@ -60,14 +60,14 @@ def programs_are_missing(programs: list[str], packages: list[str], reason: str) 
     )
 
 
-def network_in_use(network: str, owner: str, *, option: str) -> ClusterError:
-    """Another route or link of this machine already uses the cluster's address range."""
+def network_in_use(network: str, owner: str) -> ClusterError:
+    """A route of this machine already leads into the cluster's address range."""
     return ClusterError(
-        "network",
+        "--network",
         f"{network} is in use on this machine",
         got=owner,
         allowed="a range that no route of this machine touches",
-        hint=f"choose another range with {option}",
+        hint="choose another range, for example --network 10.196.0.0/15",
     )
 
 
@@ -82,14 +82,25 @@ def network_is_unusable(text: str, longest_prefix: int, example: str) -> Cluster
     )
 
 
-def other_cluster_is_up(directory: str, link: str) -> ClusterError:
-    """One embedded cluster runs on a machine at a time: they share one link name."""
+def network_differs(wanted: str, recorded: str) -> ClusterError:
+    """Certificates and objects of an existing cluster carry the addresses it was made with."""
     return ClusterError(
-        "cluster",
-        f"another cluster is running here and holds the network link {link}",
+        "--network",
+        "this cluster was made with another address range",
+        got=wanted,
+        allowed=recorded,
+        hint=f"leave it as it is with --network {recorded}, or run `down` first",
+    )
+
+
+def other_cluster_is_up(network: str, directory: str) -> ClusterError:
+    """A cluster of another directory runs here with the same addresses."""
+    return ClusterError(
+        "--network",
+        f"{network} belongs to another cluster that runs here",
         got=directory,
-        allowed="one embedded cluster on a machine at a time",
-        hint=f"use that one, or take it down: python -m windlass.cli.cluster down --directory {directory}",
+        allowed="one cluster per address range",
+        hint=f"use that one, end it with `down --directory {directory}`, or choose another range",
     )
 
 

@@ -18,7 +18,7 @@ from windlass.cli.cluster.debian import Programs
 from windlass.cli.cluster.paths import Layout
 from windlass.cli.cluster.state import State, write
 
-LINK = "windlass0"
+MAXIMUM_ALIAS = 255
 BRIDGE = "windlass-pods"
 DEFAULT_NETWORK = "198.18.0.0/15"
 API_PORT = 6443
@@ -82,32 +82,40 @@ def parse(text: str) -> AddressPlan:
     return AddressPlan(whole)
 
 
-def check_free(plan: AddressPlan, layout: Layout, *, ip: str) -> None:
-    """Refuse a range that another route uses and a link that another cluster holds. Raises ClusterError."""
-    owner = link_owner()
-    if owner is not None and owner != str(layout.directory):
-        raise errors.other_cluster_is_up(owner or "an unknown directory", LINK)
-    conflict = find_conflict(plan, json.loads(run([ip, "-json", "route", "show"])))
-    if conflict is not None:
-        raise errors.network_in_use(str(plan.whole), conflict, option="--network")
+def link_name(layout: Layout) -> str:
+    """The host's end of this cluster's link; at most 15 characters by the kernel's rule."""
+    return f"wl-{layout.identity}"
 
 
-def link_owner() -> str | None:
-    """The directory of the cluster that holds the link; None when no cluster does."""
+def check_free(plan: AddressPlan, layout: Layout, *, programs: Programs) -> None:
+    """Refuse a range that a route of the host or another cluster uses. Raises ClusterError."""
+    routes = json.loads(run([str(programs.paths["ip"]), "-json", "route", "show"]))
+    conflict = find_conflict(plan, routes, own_link=link_name(layout))
+    if conflict is None:
+        return
+    owner = link_owner(conflict["dev"])
+    if owner:
+        raise errors.other_cluster_is_up(str(plan.whole), owner)
+    raise errors.network_in_use(str(plan.whole), f"route {conflict['dst']} of link {conflict['dev']}")
+
+
+def find_conflict(plan: AddressPlan, routes: list[dict[str, Any]], *, own_link: str) -> dict[str, str] | None:
+    """Destination and link of the first route that overlaps the plan; the default route does not count."""
+    for route in routes:
+        link, destination = str(route.get("dev", "none")), str(route.get("dst"))
+        if link == own_link or destination == "default":
+            continue
+        if ipaddress.IPv4Network(destination, strict=False).overlaps(plan.whole):
+            return {"dst": destination, "dev": link}
+    return None
+
+
+def link_owner(link: str) -> str | None:
+    """The directory of the cluster that made the link; None when there is no such link."""
     try:
-        return Path(f"/sys/class/net/{LINK}/ifalias").read_text().strip()
+        return Path(f"/sys/class/net/{link}/ifalias").read_text().strip()
     except OSError:
         return None
-
-
-def find_conflict(plan: AddressPlan, routes: list[dict[str, Any]]) -> str | None:
-    """The first route that overlaps the plan, in words; the default route and our own do not count."""
-    for route in routes:
-        if route.get("dev") == LINK or route.get("dst") == "default":
-            continue
-        if ipaddress.IPv4Network(route["dst"], strict=False).overlaps(plan.whole):
-            return f"route {route['dst']} of link {route.get('dev', '?')}"
-    return None
 
 
 def connect(plan: AddressPlan, layout: Layout, state: State, *, programs: Programs) -> None:
@@ -126,12 +134,13 @@ def connect(plan: AddressPlan, layout: Layout, state: State, *, programs: Progra
 
 def disconnect(layout: Layout, state: State, *, programs: Programs) -> None:
     """Remove link, routes, table and restore settings; what is gone already is no error."""
-    if link_owner() == str(layout.directory):
+    link = link_name(layout)
+    if link_owner(link) is not None:
         try:
-            run([str(programs.paths["ip"]), "link", "delete", LINK])
+            run([str(programs.paths["ip"]), "link", "delete", link])
         except CommandFailed:
             # It goes with the network namespace, which the kernel may have ended meanwhile.
-            if link_owner() is not None:
+            if link_owner(link) is not None:
                 raise
     nft, environment = str(programs.paths["nft"]), programs.environment()
     tables = run([nft, "list", "tables", "ip"], environment=environment)
@@ -154,16 +163,34 @@ def default_link(routes: list[dict[str, Any]]) -> str | None:
 
 
 def _join(plan: AddressPlan, layout: Layout, *, ip: str, pid: int, mtu: str) -> None:
-    if Path(f"/sys/class/net/{LINK}").exists():
-        run([ip, "link", "delete", LINK])
-    peer = ["peer", "name", "eth0", "mtu", mtu, "netns", str(pid)]
-    run([ip, "link", "add", LINK, "mtu", mtu, "type", "veth", *peer])
+    link = link_name(layout)
+    if link_owner(link) is not None:
+        run([ip, "link", "delete", link])
+    run(
+        [
+            ip,
+            "link",
+            "add",
+            link,
+            "mtu",
+            mtu,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "mtu",
+            mtu,
+            "netns",
+            str(pid),
+        ]
+    )
     # The owner's mark: `check_free` of another cluster names this directory.
-    run([ip, "link", "set", LINK, "alias", str(layout.directory)])
-    run([ip, "address", "add", f"{plan.host}/30", "dev", LINK])
-    run([ip, "link", "set", LINK, "up"])
+    run([ip, "link", "set", link, "alias", str(layout.directory)[:MAXIMUM_ALIAS]])
+    run([ip, "address", "add", f"{plan.host}/30", "dev", link])
+    run([ip, "link", "set", link, "up"])
     for destination in (plan.near, plan.services):
-        run([ip, "route", "add", str(destination), "via", plan.node, "dev", LINK])
+        run([ip, "route", "add", str(destination), "via", plan.node, "dev", link])
 
 
 def _configure_inside(plan: AddressPlan, *, ip: str, pid: int, mtu: str) -> None:
@@ -189,18 +216,19 @@ def _configure_inside(plan: AddressPlan, *, ip: str, pid: int, mtu: str) -> None
 def _permit_egress(
     plan: AddressPlan, layout: Layout, state: State, *, outgoing: str, programs: Programs
 ) -> None:
-    for link in (LINK, outgoing):
+    own = link_name(layout)
+    for link in (own, outgoing):
         name = f"net/ipv4/conf/{link}/forwarding"
         setting = Path("/proc/sys") / name
         before = setting.read_text().strip()
         if before != "1":
             # Ours goes with the link; the outgoing link's value is the machine's own and is given back.
-            if link != LINK:
+            if link != own:
                 state.sysctls.setdefault(name, before)
                 write(layout, state)
             setting.write_text("1\n")
     table = table_name(layout)
-    rule = f'ip saddr {plan.whole} oifname != "{LINK}" masquerade'
+    rule = f'ip saddr {plan.whole} oifname != "{own}" masquerade'
     chain = f"chain postrouting {{ type nat hook postrouting priority 100; {rule}; }}"
     script = f"table ip {table} {{}}\ndelete table ip {table}\ntable ip {table} {{\n{chain}\n}}\n"
     run([str(programs.paths["nft"]), "-f", "-"], environment=programs.environment(), text_input=script)

@@ -29,7 +29,6 @@ class State:
     supervisor_pid: int = 0
     supervisor_start_ticks: int = 0
     server: str = ""
-    created_directories: list[str] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
     cgroups: list[str] = field(default_factory=list)
     images: dict[str, str] = field(default_factory=dict)

@@ -186,11 +186,14 @@ def make_mounts(layout: Layout, repository: Path) -> None:
         target.mkdir(parents=True)
         _mount("--bind", str(source), str(target))
         _mount("-o", "remount,bind,ro", str(target))
-    for target_path, own in layout.overlays.items():
+    for number, parent in enumerate(sorted({Path(name).parent for name in layout.overlays})):
+        _make_writable(parent, SANDBOX_RUN / "parents" / str(number))
+    for name, own in layout.overlays.items():
         own.mkdir(parents=True, exist_ok=True)
-        _mount("--bind", str(own), target_path)
+        Path(name).mkdir(exist_ok=True)
+        _mount("--bind", str(own), name)
         # The kubelet shares what pods mount with them through this tree.
-        _mount("--make-rshared", target_path)
+        _mount("--make-rshared", name)
     for name, value in KERNEL_SETTINGS.items():
         setting = Path("/proc/sys") / name
         if setting.exists():
@@ -198,6 +201,25 @@ def make_mounts(layout: Layout, repository: Path) -> None:
             stand_in.parent.mkdir(parents=True, exist_ok=True)
             stand_in.write_text(f"{value}\n")
             _mount("--bind", str(stand_in), str(setting))
+
+
+def _make_writable(folder: Path, aside: Path) -> None:
+    """Let directories be made in a folder of the host without the host having them.
+
+    A tmpfs takes its place, with everything that was there mounted into it.
+    """
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+    aside.mkdir(parents=True)
+    _mount("--rbind", str(folder), str(aside))
+    _mount("-t", "tmpfs", "-o", "mode=0755,nosuid,nodev", "windlass", str(folder))
+    for entry in aside.iterdir():
+        twin = folder / entry.name
+        if entry.is_symlink():
+            twin.symlink_to(os.readlink(entry))
+            continue
+        twin.mkdir() if entry.is_dir() else twin.touch()
+        _mount("--rbind", str(entry), str(twin))
 
 
 def _mount(*arguments: str) -> None:

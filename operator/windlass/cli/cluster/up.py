@@ -22,6 +22,7 @@ from windlass.cli.cluster import (
     cgroups,
     components,
     debian,
+    dns,
     errors,
     images,
     network,
@@ -46,15 +47,20 @@ from windlass.cli.cluster.state import (
 API_SECONDS = 120.0
 NODE_SECONDS = 180.0
 POLL_SECONDS = 0.2
+API_NAME = "kubernetes.default.svc.cluster.local"
+NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
 def up(layout: Layout, *, repository: Path, network_range: str) -> State:
     """Start the embedded cluster, or return at once when it runs and answers. Raises ClusterError."""
     if os.geteuid() != 0:
         raise errors.not_root(os.geteuid())
+    plan = network.parse(network_range)
     check_directory(layout)
     with locked(layout):
         before = read(layout)
+        if before is not None and before.network != str(plan.whole):
+            raise errors.network_differs(str(plan.whole), before.network)
         if before is not None and supervisor_is_alive(before) and before.ready:
             if _answers(layout):
                 say(f"already running: {layout.directory}")
@@ -62,25 +68,26 @@ def up(layout: Layout, *, repository: Path, network_range: str) -> State:
             say("the cluster runs but does not answer: starting it anew")
         if before is not None:
             stop(layout, before, programs=debian.ensure(cache_directory()))
-        return _start(layout, repository=repository, plan=network.parse(network_range))
+        return _start(layout, repository=repository, plan=plan)
 
 
 def _answers(layout: Layout) -> bool:
     try:
         client = from_kubeconfig(layout.kubeconfig)
-        return bool(_node_is_ready(client) and _dns_is_ready(client))
-    except (ApiError, OSError):
+    except OSError:
         return False
+    return _api_is_ready(client) and _node_is_ready(client, "")
 
 
 def _start(layout: Layout, *, repository: Path, plan: network.AddressPlan) -> State:
     begin = time.monotonic()
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     state = State("embedded", str(layout.directory), str(repository), str(plan.whole), server=plan.server)
     seconds = state.phases_seconds
     sandbox.check_permitted()
     with phase("packages", seconds):
         programs = debian.ensure(cache_directory())
-    network.check_free(plan, layout, ip=str(programs.paths["ip"]))
+    network.check_free(plan, layout, programs=programs)
     with phase("binaries", seconds):
         built = binaries.ensure(repository / "cluster", cache_directory())
     with phase("files", seconds):
@@ -100,8 +107,8 @@ def _start(layout: Layout, *, repository: Path, plan: network.AddressPlan) -> St
         _import_images(state, made, inputs)
     with phase("node", seconds):
         _apply_addons(client, plan, state)
-        _wait("node", NODE_SECONDS, lambda: _node_is_ready(client), layout=layout)
-        _wait("cluster DNS", NODE_SECONDS, lambda: _dns_is_ready(client), layout=layout)
+        _wait("node", NODE_SECONDS, lambda: _node_is_ready(client, since), layout=layout)
+        _wait("cluster DNS", NODE_SECONDS, lambda: _dns_answers(plan), layout=layout)
     state.ready, state.setup_seconds = True, round(time.monotonic() - begin, 2)
     write(layout, state)
     say(f"ready in {state.setup_seconds:.0f} s; export KUBECONFIG={layout.kubeconfig}")
@@ -139,12 +146,7 @@ def _mtu() -> str:
 
 def _write_files(inputs: components.Inputs, repository: Path, state: State) -> None:
     layout, plan = inputs.layout, inputs.plan
-    names = [
-        "kubernetes",
-        "kubernetes.default",
-        "kubernetes.default.svc",
-        "kubernetes.default.svc.cluster.local",
-    ]
+    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", API_NAME]
     certificates.create(
         layout.certificates,
         server_names=[*names, "localhost", "127.0.0.1", plan.node, plan.api_service],
@@ -170,11 +172,6 @@ def _write_files(inputs: components.Inputs, repository: Path, state: State) -> N
 def _open_sandbox(layout: Layout, repository: Path, state: State) -> None:
     layout.plan.unlink(missing_ok=True)
     layout.processes.unlink(missing_ok=True)
-    for path in [Path(name) for name in layout.overlays]:
-        for missing in [folder for folder in reversed([path, *path.parents]) if not folder.exists()]:
-            state.created_directories.append(str(missing))
-            write(layout, state)
-            missing.mkdir()
     mounts = Path("/proc/self/mounts").read_text()
     name = components.cgroup_name(layout)
     state.cgroups = [str(hierarchy / name) for hierarchy in cgroups.hierarchies(mounts)]
@@ -230,21 +227,20 @@ def _api_is_ready(client: Client) -> bool:
         return False
 
 
-def _node_is_ready(client: Client) -> bool:
+def _node_is_ready(client: Client, since: str) -> bool:
+    """Ready, and renewed since then: what an earlier life of the cluster wrote does not count."""
     try:
         node = client.request("GET", f"/api/v1/nodes/{NODE_NAME}")
+        lease = client.request("GET", f"{NODE_LEASES}/{NODE_NAME}")
     except ApiError:
         return False
     conditions: list[dict[str, Any]] = node["status"].get("conditions", [])
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    ready = any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+    return ready and str(lease["spec"].get("renewTime", "")) > since
 
 
-def _dns_is_ready(client: Client) -> bool:
-    try:
-        deployment = client.request("GET", "/apis/apps/v1/namespaces/kube-system/deployments/coredns")
-    except ApiError:
-        return False
-    return int(deployment.get("status", {}).get("readyReplicas", 0)) > 0
+def _dns_answers(plan: network.AddressPlan) -> bool:
+    return bool(dns.answer_count(plan.dns_service, API_NAME, dns.ADDRESS_RECORD))
 
 
 def _wait(what: str, limit_seconds: float, condition: Callable[[], bool], *, layout: Layout) -> None:

@@ -1,7 +1,14 @@
-"""The base of every model: camelCase on the wire, frozen, strict about unknown fields unless told otherwise."""
+"""The base of every model: camelCase on the wire, frozen, strict about unknown fields.
+
+Status models alone ignore what they do not know. Nothing here may depend on a kind.
+"""
+
+from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
+
+from windlass.api.rules import Rule
 
 
 class Model(BaseModel):
@@ -10,6 +17,8 @@ class Model(BaseModel):
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True, use_enum_values=False
     )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """Rules across the fields of this block, written next to it (see rules)."""
 
     def to_wire(self) -> dict[str, object]:
         """This model as JSON-ready data with wire names; unset optional fields are left out."""

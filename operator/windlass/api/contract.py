@@ -36,7 +36,7 @@ class RunIdentity(Model):
 
 
 class ReportTarget(Model):
-    """Where the leader reports. `url` is https; the CA is mounted beside (it may change), see meta.CA_MOUNT."""
+    """Where the leader reports. `url` is https; the CA is mounted beside it (it may change), see meta."""
 
     url: str
     server_name: str
@@ -44,7 +44,7 @@ class ReportTarget(Model):
 
 
 class RunConfig(Model):
-    """All that an agent needs to know, rendered once per attempt; world and resume point come by orders and store."""
+    """All that an agent needs to know, rendered once per attempt; the resume point comes from the store."""
 
     version: int = CONTRACT_VERSION
     run: RunIdentity
@@ -95,7 +95,7 @@ class MemberReport(StatusModel):
 
 
 class Report(StatusModel):
-    """The leader's whole view of the run. Later reports replace earlier ones; `sequence` orders them per pod."""
+    """The leader's whole view of the run. Later reports replace earlier ones, by `sequence` per pod."""
 
     version: int = CONTRACT_VERSION
     run: RunIdentity
@@ -153,7 +153,9 @@ class RankContext(Model):
     threads: int = 1
     resume: str | None = Field(default=None, description="Name of the checkpoint directory to resume from.")
     prepared: str | None = Field(default=None, description="Name of the prepared-data directory.")
-    highest_step: int = Field(default=0, description="Highest step any incarnation finished; later steps are new.")
+    highest_step: int = Field(
+        default=0, description="Highest step any incarnation finished; later steps are new."
+    )
 
 
 class RankEvent(StatusModel):

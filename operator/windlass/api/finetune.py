@@ -1,14 +1,15 @@
 """FineTuneJob: the spec that people write and the status they read.
 
 The CRD in crds/ is generated from these models (see crdgen). Shared blocks live in `training` and
-`running`; only what is special to FineTuneJob is here.
+`running`; only what is special to FineTuneJob, and rules across blocks, are here.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from windlass.api.base import Model
+from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
 from windlass.api.running import (
     Checkpointing,
     PodOverrides,
@@ -21,35 +22,206 @@ from windlass.api.running import (
 from windlass.api.status import JobStatus
 from windlass.api.training import Adapter, Data, ModelSource, Parallelism, Training
 
+DNS_LABEL: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_LIMIT: Final = 40
+
+ROOT_RULES: Final = (
+    Rule(
+        cel=f"size(self.metadata.name) <= {NAME_LIMIT}",
+        holds=lambda value, _: len(value["metadata"]["name"]) <= NAME_LIMIT,
+        wrong="is too long for the names of its pods",
+        got="{self.metadata.name}, {length} characters",
+        allowed=f"up to {NAME_LIMIT} characters",
+        hint="choose a shorter name",
+        computed={
+            "length": Computed(
+                "string(size(self.metadata.name))", lambda value: str(len(value["metadata"]["name"]))
+            )
+        },
+        path="metadata.name",
+    ),
+    Rule(
+        cel=f"self.metadata.name.matches({quote(DNS_LABEL)})",
+        holds=lambda value, _: matches(DNS_LABEL, value["metadata"]["name"]),
+        wrong="cannot be the name of a Service",
+        got="{self.metadata.name}",
+        allowed="lower-case letters, digits and '-', first a letter, last a letter or digit",
+        hint="replace dots by '-' and begin with a letter",
+        path="metadata.name",
+    ),
+)
+"""Rules about metadata; the API server shows name and generateName to rules, nothing else of it."""
+
 
 class Method(Model):
     """What is optimised."""
 
     objective: Literal["SupervisedFineTuning"] = Field(
-        default="SupervisedFineTuning", description="Training objective."
+        default="SupervisedFineTuning", description="Training objective. Example: SupervisedFineTuning."
     )
+
+
+def _rows_per_pass(value: Any) -> int:
+    resources = value["resources"]
+    return int(resources["nodes"] * resources["ranksPerNode"] * value["training"]["microBatchSize"])
+
+
+def _batch_divides(value: Any, _: Any) -> bool:
+    rows = _rows_per_pass(value)
+    return rows < 1 or value["training"]["globalBatchSize"] % rows == 0
+
+
+def _merge_has_adapter(value: Any, _: Any) -> bool:
+    return not value["checkpoint"]["mergeAdapter"] or value.get("adapter", {}).get("type") == "LoRA"
+
+
+def _registers_output(value: Any, _: Any) -> bool:
+    return value["checkpoint"]["export"] != "None" or "registerAs" not in value.get("tracking", {}).get(
+        "mlflow", {}
+    )
+
+
+def _starts_before_end(value: Any, _: Any) -> bool:
+    start, active = value.get("startDeadlineSeconds"), value.get("activeDeadlineSeconds")
+    return start is None or active is None or start <= active
+
+
+ROWS: Final = "self.resources.nodes * self.resources.ranksPerNode * self.training.microBatchSize"
+
+CROSS_RULES: Final = (
+    Rule(
+        cel=f"{ROWS} < 1 || self.training.globalBatchSize % ({ROWS}) == 0",
+        holds=_batch_divides,
+        wrong="is not divisible by the rows of one pass over all ranks",
+        got=(
+            "{self.training.globalBatchSize} rows with {self.resources.nodes} nodes x "
+            "{self.resources.ranksPerNode} ranksPerNode x {self.training.microBatchSize} microBatchSize = {rows}"
+        ),
+        allowed="a multiple of nodes x ranksPerNode x microBatchSize",
+        hint="change globalBatchSize to a multiple of {rows}, or microBatchSize",
+        computed={"rows": Computed(f"string({ROWS})", lambda value: str(_rows_per_pass(value)))},
+        path="training.globalBatchSize",
+    ),
+    Rule(
+        cel="!has(self.training.validateEverySteps) || has(self.data.validation)",
+        holds=lambda value, _: "validateEverySteps" not in value["training"] or "validation" in value["data"],
+        wrong="there are no validation samples",
+        got="validateEverySteps={self.training.validateEverySteps} without data.validation",
+        allowed="validateEverySteps with data.validation",
+        hint='add data.validation with fraction: "0.05", or remove validateEverySteps',
+        path="training.validateEverySteps",
+    ),
+    Rule(
+        cel="!self.checkpoint.mergeAdapter || (has(self.adapter) && self.adapter.type == 'LoRA')",
+        holds=_merge_has_adapter,
+        wrong="there is no LoRA adapter to merge",
+        got="mergeAdapter=true",
+        allowed="mergeAdapter with adapter type LoRA",
+        hint="add an adapter of type LoRA, or remove mergeAdapter",
+        path="checkpoint.mergeAdapter",
+    ),
+    Rule(
+        cel=(
+            "self.checkpoint.export != 'None' || !has(self.tracking) || !has(self.tracking.mlflow.registerAs)"
+        ),
+        holds=_registers_output,
+        wrong="there is no output to register",
+        got="checkpoint.export=None with tracking.mlflow.registerAs",
+        allowed="registerAs with checkpoint.export HuggingFace",
+        hint="set checkpoint.export: HuggingFace, or remove registerAs",
+        path="checkpoint.export",
+    ),
+    Rule(
+        cel=(
+            "!has(self.startDeadlineSeconds) || !has(self.activeDeadlineSeconds) || "
+            "self.startDeadlineSeconds <= self.activeDeadlineSeconds"
+        ),
+        holds=_starts_before_end,
+        wrong="is later than activeDeadlineSeconds",
+        got="{self.startDeadlineSeconds}, activeDeadlineSeconds={self.activeDeadlineSeconds}",
+        allowed="at most activeDeadlineSeconds",
+        hint="lower startDeadlineSeconds, or raise activeDeadlineSeconds",
+        path="startDeadlineSeconds",
+    ),
+)
+
+IMMUTABLE: Final = (
+    immutable("model", shown="model.uri"),
+    immutable("data"),
+    immutable("method"),
+    immutable("adapter"),
+    immutable("training"),
+    immutable("parallelism"),
+    immutable("resources.nodes", shown="resources.nodes"),
+    immutable("resources.ranksPerNode", shown="resources.ranksPerNode"),
+    immutable("checkpoint.store", shown="checkpoint.store"),
+)
 
 
 class FineTuneJobSpec(Model):
     """Desired state of a FineTuneJob."""
 
-    model: ModelSource = Field(description="Model to start from.")
-    data: Data = Field(description="Training and validation data.")
+    rules: ClassVar[tuple[Rule, ...]] = (*CROSS_RULES, *IMMUTABLE)
+
+    model: ModelSource
+    """Model to start from. Cannot change after creation. Example: {uri: pvc://models/SmolLM2-135M-Instruct}."""
+    data: Data
+    """Training and validation data. Cannot change after creation.
+    Example: {sources: [{uri: pvc://data/sft/train.jsonl}]}."""
     method: Method = Field(default_factory=Method)
-    adapter: Adapter | None = Field(default=None, description="Adapter to train; leave out for full fine-tuning.")
-    training: Training = Field(description="Optimisation settings.")
+    """What is optimised. Cannot change after creation. Example: {objective: SupervisedFineTuning}."""
+    adapter: Adapter | None = None
+    """Adapter to train; leave out for full fine-tuning. Cannot change after creation.
+    Example: {type: LoRA, rank: 16}."""
+    training: Training
+    """Optimisation settings. Cannot change after creation. Example: {globalBatchSize: 16, epochs: 2}."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
+    """How model and optimiser are spread over ranks. Cannot change after creation.
+    Example: {strategy: FSDP}."""
     resources: Resources = Field(default_factory=Resources)
-    checkpoint: Checkpointing = Field(description="Where and how often checkpoints are written.")
+    """Size of the gang and of its pods; nodes and ranksPerNode cannot change after creation.
+    Example: {nodes: 2, perNode: {cpu: "4", memory: 16Gi}}."""
+    checkpoint: Checkpointing
+    """Where and how often checkpoints are written; store cannot change after creation.
+    Example: {store: pvc://checkpoints, everySteps: 20}."""
     resume: Resume = Field(default_factory=Resume)
+    """Which checkpoint a start begins from. Example: {from: Latest}."""
     recovery: Recovery = Field(default_factory=Recovery)
-    tracking: Tracking | None = Field(default=None)
+    """What is done when ranks, pods or nodes are lost. Example: {budgets: {crash: 3}}."""
+    tracking: Tracking | None = None
+    """Where metrics and the model are recorded; nowhere if left out.
+    Example: {mlflow: {uri: "http://mlflow.windlass.svc:5000"}}."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
+    """How pods are placed. Example: {priorityClassName: batch-low}."""
     pod: PodOverrides = Field(default_factory=PodOverrides)
-    suspend: bool = Field(default=False)
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
-    active_deadline_seconds: Annotated[int, Field(ge=60, le=31_536_000)] | None = None
-    start_deadline_seconds: Annotated[int, Field(ge=10, le=31_536_000)] | None = None
+    """Overrides of the rendered pods. Example: {nodeSelector: {pool: gpu}}."""
+    suspend: bool = False
+    """true saves a checkpoint, removes the pods and keeps the job; false goes on. Example: true."""
+    ttl_seconds_after_finished: (
+        Annotated[int, Field(ge=0, le=31_536_000), Hint("leave it out to keep the job, 86400 is a day")]
+        | None
+    ) = None
+    """Seconds after which a finished job is deleted; kept if left out. Unit: seconds. Example: 86400."""
+    active_deadline_seconds: (
+        Annotated[
+            int,
+            Field(ge=60, le=31_536_000),
+            Hint("write whole seconds, 3600 is an hour; leave it out for no deadline"),
+        ]
+        | None
+    ) = None
+    """Seconds after creation at which an unfinished job fails, suspended time not counted; none if left
+    out. Unit: seconds. Example: 43200."""
+    start_deadline_seconds: (
+        Annotated[
+            int,
+            Field(ge=10, le=31_536_000),
+            Hint("write whole seconds, 600 is ten minutes; leave it out to wait"),
+        ]
+        | None
+    ) = None
+    """Seconds after creation within which training must have begun; waits for ever if left out. Unit:
+    seconds. Example: 1800."""
 
 
 class FineTuneJobStatus(JobStatus):

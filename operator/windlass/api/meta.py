@@ -34,14 +34,14 @@ RUN_CONFIG_MOUNT: Final = "/etc/windlass/run"
 RUN_CONFIG_FILE: Final = "run.json"
 CA_MOUNT: Final = "/etc/windlass/ca"
 CA_FILE: Final = "ca.crt"
-TOKEN_MOUNT: Final = "/var/run/secrets/windlass"
-TOKEN_FILE: Final = "token"
+TOKEN_MOUNT: Final = "/var/run/secrets/windlass"  # noqa: S105 - a path
+TOKEN_FILE: Final = "token"  # noqa: S105 - a path
 STORE_MOUNT: Final = "/windlass/store"
 VOLUME_ROOT: Final = "/windlass/volumes"
 """A claim named c that a `pvc://c/path` URI refers to is mounted read-only at VOLUME_ROOT/c."""
-SECRET_ROOT: Final = "/windlass/secrets"
+SECRET_ROOT: Final = "/windlass/secrets"  # noqa: S105 - a path
 """A secretRef {name: s} is mounted read-only at SECRET_ROOT/s."""
-SCRATCH_MOUNT: Final = "/tmp"
+SCRATCH_MOUNT: Final = "/tmp"  # noqa: S108 - an emptyDir of the pod
 TERMINATION_LOG: Final = "/dev/termination-log"
 
 AGENT_PORT: Final = 29400
@@ -85,8 +85,8 @@ class Reason(StrEnum):
     CLAIM_NOT_FOUND = "ClaimNotFound"
     CLAIM_NOT_BOUND = "ClaimNotBound"
     ACCESS_MODE = "AccessModeNotShared"
-    SECRET_NOT_FOUND = "SecretNotFound"
-    SECRET_KEY_NOT_FOUND = "SecretKeyNotFound"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
+    SECRET_KEY_NOT_FOUND = "SecretKeyNotFound"  # noqa: S105 - a reason
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"

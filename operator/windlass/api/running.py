@@ -1,147 +1,300 @@
-"""Spec blocks about where and how a run runs: resources, checkpoints, recovery, tracking, pods.
+"""Spec blocks about where and how a run runs: resources, checkpoints, recovery, tracking.
 
-Shared by FineTuneJob and PretrainJob. Only curated pod fields exist: there is no pod template.
+Shared by FineTuneJob and PretrainJob. Texts below fields become the CRD's descriptions. Curated pod
+fields are in `pods`; there is no pod template.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from windlass.api.base import Model
 from windlass.api.meta import Rung
-from windlass.api.training import Name, SecretReference
+from windlass.api.pods import EnvVar as EnvVar
+from windlass.api.pods import PodOverrides as PodOverrides
+from windlass.api.pods import PodVolume as PodVolume
+from windlass.api.pods import ShortText
+from windlass.api.pods import Toleration as Toleration
+from windlass.api.quantities import QUANTITY as QUANTITY
+from windlass.api.quantities import Quantity as Quantity
+from windlass.api.rules import Computed, Hint, Rule
+from windlass.api.training import SecretReference
+from windlass.api.uris import StoreUri
 
-QUANTITY = r"^([0-9]{1,12})(\.[0-9]{1,6})?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
-Quantity = Annotated[str, Field(pattern=QUANTITY, min_length=1, max_length=32)]
-ShortText = Annotated[str, Field(min_length=1, max_length=253)]
+GANG_LIMIT = 32_768
 
 
 class PerNode(Model):
     """What each pod (one per node) asks for. Memory is request and limit; CPU is the request."""
 
     cpu: Quantity = "1"
+    """CPU request of a pod; its ranks share it. Unit: cores. Example: "4"."""
     memory: Quantity = "4Gi"
+    """Memory request and limit of a pod; its ranks share it. Unit: bytes. Example: 64Gi."""
 
 
 class Accelerator(Model):
     """Accelerators per pod, by the device plugin's resource name."""
 
-    resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$", max_length=253)] = "nvidia.com/gpu"
-    count: Annotated[int, Field(ge=0, le=16)] = 0
+    resource: Annotated[
+        str,
+        Field(pattern=r"^[a-z0-9.-]+/[a-z0-9.-]+$", min_length=3, max_length=253),
+        Hint("see `kubectl describe node` under Allocatable", allowed="domain/name, such as nvidia.com/gpu"),
+    ] = "nvidia.com/gpu"
+    """Name under which the nodes offer the devices. Example: nvidia.com/gpu."""
+    count: Annotated[int, Field(ge=0, le=16), Hint("whole devices only; 0 trains on the CPU")] = 0
+    """Devices per pod; one rank uses one. 0 trains on the CPU. Example: 8."""
+
+
+def _product(left: str, right: str) -> Computed:
+    def twin(value: Any) -> str:
+        other = value["accelerator"]["count"] if right == "accelerator.count" else value[right]
+        return str(value[left] * other)
+
+    return Computed(f"string(self.{left} * self.{right})", twin)
 
 
 class Resources(Model):
     """Size of the gang: pods (nodes) and ranks in each."""
 
-    nodes: Annotated[int, Field(ge=1, le=4096)] = 1
-    ranks_per_node: Annotated[int, Field(ge=1, le=16)] = 1
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.accelerator.count == 0 || self.ranksPerNode <= self.accelerator.count",
+            holds=lambda value, _: (
+                value["accelerator"]["count"] == 0 or value["ranksPerNode"] <= value["accelerator"]["count"]
+            ),
+            wrong="more ranks than accelerators in a pod",
+            got="ranksPerNode={self.ranksPerNode}, accelerator.count={self.accelerator.count}",
+            allowed="ranksPerNode up to accelerator.count",
+            hint="set ranksPerNode to accelerator.count",
+            path="ranksPerNode",
+        ),
+        Rule(
+            cel=f"self.nodes * self.ranksPerNode <= {GANG_LIMIT}",
+            holds=lambda value, _: value["nodes"] * value["ranksPerNode"] <= GANG_LIMIT,
+            wrong="too many ranks",
+            got="{ranks} = nodes x ranksPerNode",
+            allowed=f"up to {GANG_LIMIT}",
+            hint="use fewer nodes",
+            computed={"ranks": _product("nodes", "ranksPerNode")},
+            path="nodes",
+        ),
+        Rule(
+            cel=f"self.nodes * self.accelerator.count <= {GANG_LIMIT}",
+            holds=lambda value, _: value["nodes"] * value["accelerator"]["count"] <= GANG_LIMIT,
+            wrong="too many accelerators",
+            got="{devices} = nodes x accelerator.count",
+            allowed=f"up to {GANG_LIMIT}",
+            hint="use fewer nodes",
+            computed={"devices": _product("nodes", "accelerator.count")},
+            path="nodes",
+        ),
+    )
+
+    nodes: Annotated[int, Field(ge=1, le=4096), Hint("set spec.suspend: true to pause a run")] = 1
+    """Pods of the gang, one per node. Example: 2."""
+    ranks_per_node: Annotated[
+        int, Field(ge=1, le=16), Hint("one per accelerator is usual, and 1 or 2 on the CPU")
+    ] = 1
+    """Training processes in each pod. Example: 8."""
     per_node: PerNode = Field(default_factory=PerNode)
+    """CPU and memory of each pod. Example: {cpu: "8", memory: 64Gi}."""
     accelerator: Accelerator = Field(default_factory=Accelerator)
+    """Accelerators of each pod. Example: {resource: nvidia.com/gpu, count: 8}."""
 
 
 class Checkpointing(Model):
     """Where checkpoints go (`pvc://claim` or `pvc://claim/path`) and how many stay."""
 
-    store: Annotated[str, Field(pattern=r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/[A-Za-z0-9._/-]*)?$", max_length=1024)]
-    every_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    keep_last: Annotated[int, Field(ge=2, le=1000)] = 3
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.mergeAdapter || self.export == 'HuggingFace'",
+            holds=lambda value, _: not value["mergeAdapter"] or value["export"] == "HuggingFace",
+            wrong="mergeAdapter needs an export",
+            got="mergeAdapter=true with export={self.export}",
+            allowed="mergeAdapter with export HuggingFace",
+            hint="set export: HuggingFace, or remove mergeAdapter",
+            path="mergeAdapter",
+        ),
+    )
+
+    store: StoreUri
+    """Claim, and directory in it, for checkpoints and output; the run's own directory is made below it.
+    With more than one node the claim must be ReadWriteMany. Example: pvc://checkpoints/team-a."""
+    every_steps: Annotated[
+        int, Field(ge=1, le=1_000_000), Hint("a run loses at most the steps since the last checkpoint")
+    ] = 100
+    """Optimiser steps between checkpoints. Unit: steps. Example: 20."""
+    keep_last: Annotated[
+        int, Field(ge=2, le=1000), Hint("at least 2, since the newest may turn out to be damaged")
+    ] = 3
+    """Verified checkpoints kept; older ones are removed. Example: 5."""
     # `async` is a keyword of the language, hence the alias.
     asynchronous: bool = Field(default=True, alias="async")
+    """Write while training goes on; needs memory for one copy of the state. Example: false."""
     export: Literal["HuggingFace", "None"] = "HuggingFace"
+    """Form of the final output: a directory that transformers and peft load, or none.
+    Example: HuggingFace."""
     merge_adapter: bool = False
+    """Also write the base model with the adapter merged in. Only with an adapter. Example: true."""
     on_delete: Literal["Retain", "Delete"] = "Retain"
+    """What happens to checkpoints and output when the job is deleted. Example: Delete."""
 
 
 class Resume(Model):
     """Which checkpoint a run starts from: `Latest` verified of its own, `None`, or a step of its own."""
 
-    source: Annotated[str, Field(pattern=r"^(Latest|None|[0-9]{1,9})$", max_length=16)] = Field(
-        default="Latest", alias="from"
-    )
+    source: Annotated[
+        str,
+        Field(pattern=r"^(Latest|None|[0-9]{1,9})$", min_length=1, max_length=16),
+        Hint("see status.checkpoints for the steps that can be resumed", allowed="Latest, None or a step"),
+    ] = Field(default="Latest", alias="from")
+    """Latest, None (begin anew) or the step of a checkpoint of this job. Example: "120"."""
+
+
+BUDGET_HINT = Hint("0 fails the job at once, 5 is usual")
 
 
 class Budgets(Model):
     """How many failures of a class a run survives without a newer verified checkpoint in between."""
 
-    crash: Annotated[int, Field(ge=0, le=1000)] = 5
-    infrastructure: Annotated[int, Field(ge=0, le=1000)] = 10
-    out_of_memory: Annotated[int, Field(ge=0, le=1000)] = 2
-    storage: Annotated[int, Field(ge=0, le=1000)] = 5
+    crash: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
+    """Ranks that ended with an error or signal. Example: 3."""
+    infrastructure: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 10
+    """Lost nodes, evicted pods, broken devices and networks. Example: 20."""
+    out_of_memory: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 2
+    """Ranks or pods that ran out of memory. Example: 1."""
+    storage: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
+    """Reads and writes of the store that failed. Example: 10."""
+
+
+def _unique(value: Any, _: Any) -> bool:
+    return len(set(value)) == len(value)
 
 
 class Recovery(Model):
     """What is tried when a rank dies, in this order, and how often."""
 
-    ladder: Annotated[list[Rung], Field(min_length=1, max_length=3)] = [
+    ladder: Annotated[
+        list[Rung],
+        Field(min_length=1, max_length=3),
+        Rule(
+            cel="self.all(one, self.exists_one(other, other == one))",
+            holds=_unique,
+            wrong="a rung is named twice",
+            got="{rung}",
+            allowed="InPlace, RecreatePod and RecreateGang, each at most once",
+            hint="remove the repeated rung; how often a rung is tried is set by budgets",
+            computed={
+                "rung": Computed(
+                    "self.filter(one, !self.exists_one(other, other == one))[0]",
+                    lambda value: next(one for one in value if value.count(one) > 1),
+                )
+            },
+        ),
+    ] = [
         Rung.IN_PLACE,
         Rung.RECREATE_POD,
         Rung.RECREATE_GANG,
     ]
+    """Rungs in the order they are tried: restart the ranks in their pods, replace the pod, replace all
+    pods. Example: [RecreatePod, RecreateGang]."""
     budgets: Budgets = Field(default_factory=Budgets)
-    back_off_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    termination_grace_period_seconds: Annotated[int, Field(ge=5, le=86_400)] = 120
+    """Failures survived per class; a newer verified checkpoint resets the count. Example: {crash: 3}."""
+    back_off_seconds: Annotated[int, Field(ge=0, le=3600), Hint("it doubles with every failure in a row")] = (
+        10
+    )
+    """First wait before pods are made again; doubles while nothing gets better. Unit: seconds.
+    Example: 30."""
+    termination_grace_period_seconds: Annotated[
+        int, Field(ge=5, le=86_400), Hint("allow for one step and one checkpoint, 120 is usual")
+    ] = 120
+    """Time a pod has to save when it is told to stop. Unit: seconds. Example: 300."""
 
 
 class MLflow(Model):
     """An MLflow tracking server; it is a client's client: training never waits for it."""
 
-    uri: Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$", max_length=1024)]
-    experiment: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ._/-]+$", min_length=1, max_length=250)] = "windlass"
-    register_as: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ._-]+$", min_length=1, max_length=250)] | None = None
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", min_length=1, max_length=100)] | None = None
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.alias) || has(self.registerAs)",
+            holds=lambda value, _: "alias" not in value or "registerAs" in value,
+            wrong="alias needs a registered model",
+            got="alias={self.alias}, registerAs={self.registerAs}",
+            allowed="alias with registerAs",
+            hint="add registerAs, or remove alias",
+            path="alias",
+        ),
+    )
+
+    uri: Annotated[
+        str,
+        Field(
+            pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._/-]*)?$",
+            min_length=1,
+            max_length=1024,
+        ),
+        Hint(
+            "put user and password or token into a Secret and name it in secretRef",
+            allowed="http:// or https:// with host, port and path, without credentials",
+        ),
+    ]
+    """Address of the tracking server. Example: http://mlflow.windlass.svc:5000."""
+    experiment: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9 ._/-]+$", min_length=1, max_length=250),
+        Hint("name it after the team or model", allowed="letters, digits, space and . _ / -"),
+    ] = "windlass"
+    """Experiment that the run belongs to; it is made if it is not there. Example: support-bot."""
+    register_as: (
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9 ._-]+$", min_length=1, max_length=250),
+            Hint(
+                "use the name of the registered model, new or old", allowed="letters, digits, space and . _ -"
+            ),
+        ]
+        | None
+    ) = None
+    """Registered model that gets the output as a new version; not registered if left out.
+    Example: support-bot."""
+    alias: (
+        Annotated[
+            str,
+            Field(pattern=r"^[A-Za-z0-9_-]+$", min_length=1, max_length=100),
+            Hint("use a word such as candidate", allowed="letters, digits, _ and -"),
+        ]
+        | None
+    ) = None
+    """Alias that moves to the new version. Only with registerAs. Example: candidate."""
     secret_ref: SecretReference | None = None
+    """Credential of the tracking server, sent as bearer token. Example: {name: mlflow-token}."""
 
 
 class Tracking(Model):
     """Where metrics, parameters and the model are recorded."""
 
     mlflow: MLflow
+    """The MLflow server. Example: {uri: "http://mlflow.windlass.svc:5000", registerAs: support-bot}."""
 
 
 class Scheduling(Model):
     """How the pods are placed."""
 
     scheduler_name: ShortText | None = None
-    priority_class_name: ShortText | None = None
-
-
-class EnvVar(Model):
-    """A plain environment variable of the training process. Credentials belong into a secretRef."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", min_length=1, max_length=128)]
-    value: Annotated[str, Field(max_length=1024)] = ""
-
-
-class Toleration(Model):
-    """As in a pod, but never for every taint: `key` is required."""
-
-    key: ShortText
-    operator: Literal["Exists", "Equal"] = "Equal"
-    value: Annotated[str, Field(max_length=253)] | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
-
-
-class PodVolume(Model):
-    """An extra read-only volume: exactly one of claim, secret, configMap; or a scratch directory."""
-
-    name: Name
-    mount_path: Annotated[str, Field(pattern=r"^/[A-Za-z0-9._/-]+$", max_length=1024)]
-    claim: Name | None = None
-    secret: Name | None = None
-    config_map: Name | None = None
-    empty_dir: bool | None = None
-
-
-class PodOverrides(Model):
-    """Curated fields of the rendered pods."""
-
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = []
-    service_account_name: Name | None = None
-    node_selector: Annotated[dict[str, str], Field(max_length=32)] = {}
-    tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
-    labels: Annotated[dict[str, str], Field(max_length=32)] = {}
-    annotations: Annotated[dict[str, str], Field(max_length=32)] = {}
-    env: Annotated[list[EnvVar], Field(max_length=64)] = []
-    volumes: Annotated[list[PodVolume], Field(max_length=16)] = []
+    """Scheduler of the pods; the cluster's own if left out. Example: volcano."""
+    priority_class_name: (
+        Annotated[
+            ShortText,
+            Rule(
+                cel="!self.startsWith('system-')",
+                holds=lambda value, _: not value.startswith("system-"),
+                wrong="system priority classes are reserved for the cluster itself",
+                got="{self}",
+                allowed="a PriorityClass whose name does not begin with system-",
+                hint="see `kubectl get priorityclasses`",
+            ),
+        ]
+        | None
+    ) = None
+    """PriorityClass of the pods; the cluster's default if left out. Example: batch-low."""

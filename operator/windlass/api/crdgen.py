@@ -1,0 +1,209 @@
+"""Writes crds/*.yaml and docs/reference/*.md from the models: `python -m windlass.api.crdgen [--check]`.
+
+`make crds` writes; `--check`, which `make check` runs, compares and fails on drift. Output is a pure
+function of the models' source.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel
+
+from windlass.api import meta
+from windlass.api.finetune import ROOT_RULES, FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.nodes import read
+from windlass.api.rules import Rule
+from windlass.api.schema import Schema, of_node
+
+ROOT: Final = Path(__file__).resolve().parents[3]
+HEADER: Final = "# Generated from operator/windlass/api by `make crds`. Do not edit.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of `kubectl get`; a wide one is shown with `-o wide` only."""
+
+    name: str
+    type: str
+    path: str
+    description: str
+    wide: bool = False
+
+    def to_kubernetes(self) -> dict[str, Any]:
+        """This column as an entry of additionalPrinterColumns."""
+        column: dict[str, Any] = {
+            "name": self.name,
+            "type": self.type,
+            "jsonPath": self.path,
+            "description": self.description,
+        }
+        return column | {"priority": 1} if self.wide else column
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """One kind: its names, models, rules across metadata, and columns."""
+
+    kind: str
+    plural: str
+    short: str
+    text: str
+    spec: type[BaseModel]
+    status: type[BaseModel]
+    rules: tuple[Rule, ...]
+    columns: tuple[Column, ...]
+
+
+def _ready(field: str) -> str:
+    return f'.status.conditions[?(@.type=="{meta.ConditionType.READY}")].{field}'
+
+
+JOB_COLUMNS: Final = (
+    Column(
+        "Ready", "string", _ready("status"), "Whether the job completed; False with Reason says why not yet."
+    ),
+    Column("Reason", "string", _ready("reason"), "What the job is doing or what stops it."),
+    Column("Step", "integer", ".status.progress.step", "Optimiser steps finished."),
+    Column("Loss", "number", ".status.progress.loss", "Training loss of the last reported step."),
+    Column("Restarts", "integer", ".status.counters.restarts", "Recoveries since creation."),
+    Column(
+        "Goodput", "number", ".status.goodput.ratio", "Share of the time since admission spent on new steps."
+    ),
+    Column("Tokens/s", "number", ".status.progress.tokensPerSecond", "Trained tokens per second.", wide=True),
+    Column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilisation, 0 to 1.", wide=True),
+    Column("Checkpoint", "string", ".status.checkpoints[-1:].name", "Newest verified checkpoint.", wide=True),
+    Column("Model", "string", ".spec.model.uri", "Model that the job started from.", wide=True),
+    Column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
+)
+
+DEFINITIONS: Final = (
+    Definition(
+        kind="FineTuneJob",
+        plural="finetunejobs",
+        short="ftj",
+        text=(
+            "FineTuneJob trains a language model further on your data, survives the loss of ranks, pods and "
+            "nodes by going on from the newest verified checkpoint, and says in its status what that cost."
+        ),
+        spec=FineTuneJobSpec,
+        status=FineTuneJobStatus,
+        rules=ROOT_RULES,
+        columns=JOB_COLUMNS,
+    ),
+)
+
+
+def schema(definition: Definition) -> Schema:
+    """The whole object's structural schema."""
+    return {
+        "type": "object",
+        "description": definition.text,
+        "required": ["spec"],
+        "x-kubernetes-validations": [rule.to_kubernetes() for rule in definition.rules],
+        "properties": {
+            "apiVersion": {
+                "type": "string",
+                "description": f"Version of this API. Example: {meta.API_VERSION}.",
+            },
+            "kind": {"type": "string", "description": f"Kind of this object: {definition.kind}."},
+            # The longest name the server takes: rules about it need a bound for their cost.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
+            "spec": of_node(read(definition.spec), "", spec=True),
+            "status": of_node(read(definition.status), "", spec=False),
+        },
+    }
+
+
+def custom_resource_definition(definition: Definition) -> dict[str, Any]:
+    """The CustomResourceDefinition of one kind, ready to be applied."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{definition.plural}.{meta.GROUP}"},
+        "spec": {
+            "group": meta.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": definition.kind,
+                "listKind": f"{definition.kind}List",
+                "plural": definition.plural,
+                "singular": definition.kind.lower(),
+                "shortNames": [definition.short],
+                "categories": [meta.CATEGORY],
+            },
+            "versions": [
+                {
+                    "name": meta.VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": [column.to_kubernetes() for column in definition.columns],
+                    "schema": {"openAPIV3Schema": schema(definition)},
+                }
+            ],
+        },
+    }
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes equal objects twice rather than once with an anchor."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Never use an anchor."""
+        return True
+
+
+def outputs() -> dict[str, str]:
+    """Every generated file: path below the repository's root, and text."""
+    found: dict[str, str] = {}
+    for definition in DEFINITIONS:
+        crd = yaml.dump(
+            custom_resource_definition(definition),
+            Dumper=_Plain,
+            sort_keys=False,
+            width=110,
+            allow_unicode=True,
+        )
+        found[f"crds/{definition.plural}.{meta.GROUP}.yaml"] = HEADER + crd
+    return found
+
+
+def stale(root: Path) -> list[str]:
+    """The generated files below `root` that are not what the models say."""
+    return [
+        path
+        for path, text in outputs().items()
+        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text
+    ]
+
+
+def write(root: Path) -> list[str]:
+    """Write what is stale below `root`; return the paths written."""
+    found = stale(root)
+    texts = outputs()
+    for path in found:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(texts[path], encoding="utf-8")
+    return found
+
+
+def main(arguments: list[str], root: Path = ROOT) -> int:
+    """Entry: write, or with --check compare; 1 means drift, 2 a wrong call."""
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write(
+            f"crdgen: unknown arguments (got {' '.join(arguments)}); allowed: --check or nothing\n"
+        )
+        return 2
+    if not arguments:
+        sys.stdout.writelines(f"wrote {path}\n" for path in write(root))
+        return 0
+    found = stale(root)
+    sys.stderr.writelines(f"{path}: differs from the models. hint: run `make crds`\n" for path in found)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""The one error type of everything that judges what a user gave: model, data, settings.
+
+Raised by data/ and train/, turned into a contract Failure by train/failures.py. It never carries credentials.
+"""
+
+from __future__ import annotations
+
+from windlass.api.meta import FailureClass, Reason
+
+EVIDENCE_LINES = 8
+
+
+class WorkloadError(Exception):
+    """What is wrong, with the reason for the condition and the next step for the reader."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        hint: str,
+        evidence: tuple[str, ...] = (),
+        failure_class: FailureClass = FailureClass.CONFIGURATION,
+    ) -> None:
+        super().__init__(f"{message} hint: {hint}")
+        self.reason = reason
+        self.message = message
+        self.hint = hint
+        self.evidence = evidence[:EVIDENCE_LINES]
+        self.failure_class = failure_class
+
+
+class StopRequested(Exception):
+    """SIGTERM arrived where nothing is to be saved; the task ends cleanly."""

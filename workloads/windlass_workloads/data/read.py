@@ -1,0 +1,184 @@
+"""Reads rows of JSONL, Parquet and CSV files one by one, and says exactly which row is bad and why.
+
+Called by prepare. Files stream: memory is bounded by one row (or one Parquet batch). Sizes after decompression are
+limited, so that a small file cannot fill the pod.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from windlass.api.meta import Reason
+from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
+
+SUFFIXES = (".jsonl", ".parquet", ".csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one source may hold; generous for data, far below what fills a node."""
+
+    row_bytes: int = 16 * 2**20
+    expanded_bytes: int = 256 * 2**30
+    ratio: int = 1000
+    """Largest expansion of a compressed file above `ratio_floor_bytes`."""
+    ratio_floor_bytes: int = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row and where it stands; `line` counts from 1 (Parquet: row number)."""
+
+    line: int
+    values: dict[str, Any]
+
+
+class BadRow(ValueError):
+    """Why one row cannot be used, without place; collected by `Complaints`."""
+
+
+class Complaints:
+    """Collects bad rows of one file, and refuses the file with the first few of them as evidence."""
+
+    def __init__(self, field: str, name: str) -> None:
+        self.field = field
+        self.name = name
+        self.lines: list[str] = []
+        self.count = 0
+
+    def add(self, line: int, why: str) -> None:
+        """Notes a bad row; raises once there are enough to show."""
+        self.count += 1
+        self.lines.append(f"{self.name}:{line}: {why}")
+        if self.count >= EVIDENCE_LINES:
+            self.raise_if_any()
+
+    def raise_if_any(self) -> None:
+        """DataUnreadable with file, line and reason of each bad row found so far."""
+        if not self.lines:
+            return
+        more = f" and {self.count - 1} more" if self.count > 1 else ""
+        raise WorkloadError(
+            Reason.DATA_UNREADABLE,
+            f"{self.field}: unreadable row {self.lines[0]}{more}.",
+            hint="correct or delete these rows; nothing was trained.",
+            evidence=tuple(self.lines),
+        )
+
+
+def read_rows(
+    path: Path, *, field: str, complaints: Complaints, limits: Limits | None = None
+) -> Iterator[Row]:
+    """Rows of a file by its suffix. A whole-file problem raises, a bad row goes to `complaints`."""
+    limits = limits or Limits()
+    if path.is_dir() or path.suffix.lower() not in SUFFIXES:
+        what = "a directory" if path.is_dir() else f"suffix {path.suffix or 'none'}"
+        raise WorkloadError(
+            Reason.DATA_UNREADABLE,
+            f"{field}: not a file of rows (got {path.name}, {what}); allowed {', '.join(SUFFIXES)}.",
+            hint="name one file; unpack archives first.",
+        )
+    _check_size(field, path, expanded=path.stat().st_size, limits=limits)
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+    yield from readers[path.suffix.lower()](path, field, complaints, limits)
+
+
+def _check_size(field: str, path: Path, *, expanded: int, limits: Limits) -> None:
+    stored = max(path.stat().st_size, 1)
+    bomb = expanded > limits.ratio_floor_bytes and expanded // stored > limits.ratio
+    if expanded <= limits.expanded_bytes and not bomb:
+        return
+    allowed = f"{limits.ratio} times its stored size" if bomb else f"{limits.expanded_bytes} bytes"
+    raise WorkloadError(
+        Reason.DATA_UNREADABLE,
+        f"{field}: {path.name} expands too far (got {expanded} bytes from {stored}); allowed {allowed}.",
+        hint="split the data into several sources.",
+    )
+
+
+def _read_jsonl(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(limits.row_bytes + 1):
+            number += 1
+            if len(line) > limits.row_bytes:
+                raise WorkloadError(
+                    Reason.DATA_UNREADABLE,
+                    f"{field}: row {path.name}:{number} is too long (got more than {limits.row_bytes} bytes).",
+                    hint="one JSON object per line; split or drop this row.",
+                )
+            try:
+                values = _parse_json_line(line)
+            except BadRow as error:
+                complaints.add(number, str(error))
+                continue
+            if values is not None:
+                yield Row(number, values)
+
+
+def _parse_json_line(line: bytes) -> dict[str, Any] | None:
+    """The object on a line; None for an empty line."""
+    try:
+        text = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise BadRow(f"not UTF-8 at byte {error.start + 1}") from None
+    if not text:
+        return None
+    try:
+        values = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise BadRow(f"not JSON{where}: {what}") from None
+    if not isinstance(values, dict):
+        raise BadRow(f"not a JSON object (got {type(values).__name__})")
+    return values
+
+
+def _read_csv(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:
+    csv.field_size_limit(limits.row_bytes)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        while True:
+            try:
+                values = next(rows)
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeDecodeError) as error:
+                # The position behind a broken quote is unknown, so that nothing after it can be trusted.
+                complaints.add(rows.line_num, f"not CSV: {error}")
+                complaints.raise_if_any()
+                return
+            if None in values or any(value is None for value in values.values()):
+                complaints.add(
+                    rows.line_num,
+                    f"has another number of columns than the header ({len(rows.fieldnames or [])})",
+                )
+                continue
+            yield Row(rows.line_num, dict(values))
+
+
+def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        groups = (file.metadata.row_group(index) for index in range(file.metadata.num_row_groups))
+        _check_size(field, path, expanded=sum(group.total_byte_size for group in groups), limits=limits)
+        number = 0
+        for batch in file.iter_batches(batch_size=256, use_threads=False):
+            for values in batch.to_pylist():
+                number += 1
+                yield Row(number, values)
+    except (pa.ArrowException, OSError) as error:
+        raise WorkloadError(
+            Reason.DATA_UNREADABLE,
+            f"{field}: {path.name} is not a readable Parquet file: {str(error).splitlines()[0][:200]}.",
+            hint="write it again; the file may be cut off.",
+        ) from error

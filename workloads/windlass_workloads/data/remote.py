@@ -1,0 +1,169 @@
+"""Downloads for hf:// and mlflow:// URIs, into a cache that outlives the pod.
+
+Called by sources.Finder. Only formats that run no code on loading are fetched: a model without safetensors is
+refused before a byte of weights moves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from windlass.api.meta import FailureClass, Reason
+from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.sources import NOT_FOUND, Request
+
+MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """An hf:// URI taken apart; `path` is empty for a whole repository."""
+
+    repository: str
+    revision: str | None
+    path: str
+
+
+def parse_hub_name(request: Request, rest: str) -> HubName:
+    """hf://org/name[@revision][/path], optionally with `datasets/` before it; the revision may not hold a slash
+    when a path follows."""
+    parts = rest.removeprefix("datasets/").split("/", 2)
+    if len(parts) < 2 or not parts[1]:
+        raise WorkloadError(
+            NOT_FOUND[request.kind],
+            f"{request.field}: not a hub repository (got {request.uri}); allowed hf://org/name@revision/path.",
+            hint="write organisation and name, for data also the file's path.",
+        )
+    name, _, revision = parts[1].partition("@")
+    return HubName(f"{parts[0]}/{name}", revision or None, parts[2] if len(parts) > 2 else "")
+
+
+def find_on_hub(
+    request: Request, rest: str, *, cache: Path, token: str | None, progress: Callable[[str], None]
+) -> Path:
+    """Downloads a model (whole repository, safe files only) or one data file; returns its path in the cache."""
+    from huggingface_hub import HfApi
+
+    name = parse_hub_name(request, rest)
+    cache.mkdir(parents=True, exist_ok=True)
+    hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token or False)
+    progress(f"looking up {request.uri}")
+    try:
+        if request.kind == "model":
+            return _download_model(hub, request, name, cache=cache, progress=progress)
+        if not name.path:
+            raise WorkloadError(
+                Reason.DATA_NOT_FOUND,
+                f"{request.field}: a data source names one file (got {request.uri}); allowed hf://org/name@revision/path.",
+                hint="add the file's path inside the repository.",
+            )
+        path = hub.hf_hub_download(
+            name.repository, name.path, repo_type="dataset", revision=name.revision, cache_dir=cache
+        )
+        return Path(path)
+    except WorkloadError:
+        raise
+    except Exception as error:
+        raise _as_hub_error(request, error) from error
+
+
+def _download_model(
+    hub: Any, request: Request, name: HubName, *, cache: Path, progress: Callable[[str], None]
+) -> Path:
+    files = hub.list_repo_files(name.repository, revision=name.revision)
+    check_safe(request, files)
+    progress(
+        f"downloading {sum(file.endswith('.safetensors') for file in files)} weight files of {request.uri}"
+    )
+    path = hub.snapshot_download(
+        name.repository, revision=name.revision, cache_dir=cache, allow_patterns=MODEL_FILES, max_workers=2
+    )
+    progress(f"downloaded {request.uri}")
+    return Path(path)
+
+
+def check_safe(request: Request, files: list[str]) -> None:
+    """Refuses a list of files that holds weights, but none as safetensors."""
+    pickled = sorted(
+        file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"))
+    )
+    if not any(file.endswith(".safetensors") for file in files) and pickled:
+        raise WorkloadError(
+            Reason.MODEL_FORMAT_UNSAFE,
+            f"{request.field}: weights are only there as pickle files, which run code when loaded "
+            f"(got {request.uri} with {', '.join(pickled[:4])}); allowed *.safetensors.",
+            hint="convert them once by model.save_pretrained(…, safe_serialization=True) in a trusted place.",
+            evidence=tuple(pickled),
+        )
+
+
+def _as_hub_error(request: Request, error: Exception) -> WorkloadError:
+    """Missing and forbidden repositories are the user's to correct; the network's failures are worth a retry."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    kind = type(error).__name__
+    if kind in {
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "EntryNotFoundError",
+        "RemoteEntryNotFoundError",
+    }:
+        words, hint = (
+            "not found on the hub",
+            "check organisation, name and revision; a private one needs a secretRef.",
+        )
+    elif kind == "GatedRepoError" or status in {401, 403}:
+        words, hint = "the hub refuses access", "accept its licence on the hub and name a token by secretRef."
+    elif kind == "HFValidationError":
+        words, hint = "not a valid hub name", "write hf://org/name@revision."
+    else:
+        return WorkloadError(
+            NOT_FOUND[request.kind],
+            f"{request.field}: the hub does not answer ({kind}; got {request.uri}).",
+            hint="check the cluster's egress, or copy the files onto a claim and use pvc://.",
+            failure_class=FailureClass.INFRASTRUCTURE,
+        )
+    return WorkloadError(NOT_FOUND[request.kind], f"{request.field}: {words} (got {request.uri}).", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """An MLflow server and where its models are kept after download."""
+
+    tracking_uri: str | None
+    cache: Path
+    token: str | None
+
+
+def find_in_registry(request: Request, rest: str, registry: Registry) -> Path:
+    """Downloads mlflow://models:/name@alias (or /name/version) and returns the directory that holds config.json."""
+    uri = registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise WorkloadError(
+            NOT_FOUND[request.kind],
+            f"{request.field}: no MLflow server is known (got {request.uri}).",
+            hint="set tracking.mlflow.uri.",
+        )
+    import mlflow
+
+    target = registry.cache / re.sub(r"[^\w.-]", "_", rest)
+    target.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(uri)
+    if registry.token:
+        os.environ["MLFLOW_TRACKING_TOKEN"] = registry.token
+    try:
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=rest, dst_path=str(target)))
+    except Exception as error:
+        raise WorkloadError(
+            NOT_FOUND[request.kind],
+            f"{request.field}: MLflow does not give {rest} (got {request.uri}): {str(error).splitlines()[0][:200]}.",
+            hint="check the model's name and alias, and that the server is reachable from the job's namespace.",
+        ) from error
+    if request.kind == "data":
+        return path
+    holders = sorted(config.parent for config in path.rglob("config.json"))
+    return holders[0] if holders else path

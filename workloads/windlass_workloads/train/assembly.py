@@ -1,0 +1,172 @@
+"""Puts a training rank together: data, model, adapter, strategy, saved state, in the order that resuming needs.
+
+Called once per start by the loop. Everything that can be wrong with a spec in this world is noticed here, before the
+first step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from windlass.api.contract import Manifest, RunConfig
+from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.meta import Reason
+from windlass_workloads.checkpoint import randomness, reader
+from windlass_workloads.checkpoint.interface import SaveFacts
+from windlass_workloads.checkpoint.store import PREPARED, RunStore
+from windlass_workloads.checkpoint.writer import CheckpointWriter
+from windlass_workloads.data.arrays import Index, Split, open_prepared, open_split
+from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.order import Order
+from windlass_workloads.data.sources import Finder, Roots
+from windlass_workloads.train import meters
+from windlass_workloads.train.adapters import add_adapter
+from windlass_workloads.train.model import LocalModel, check_length, find_model, load_model
+from windlass_workloads.train.objectives.supervised import takes_kept
+from windlass_workloads.train.plan import Shape, shape_of
+from windlass_workloads.train.precision import Choice, choose
+from windlass_workloads.train.runtime import Runtime, hardware_of
+from windlass_workloads.train.schedule import Schedule, schedule_of
+from windlass_workloads.train.strategies.base import Setting, Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The prepared data of a run, mapped into memory."""
+
+    index: Index
+    train: Split
+    validation: Split
+
+
+@dataclass(slots=True)
+class Assembly:
+    """Everything the loop works with. `counters` is what checkpoints say of progress."""
+
+    runtime: Runtime
+    spec: FineTuneJobSpec
+    local_model: LocalModel
+    data: Prepared
+    order: Order
+    shape: Shape
+    schedule: Schedule
+    choice: Choice
+    strategy: Strategy
+    writer: CheckpointWriter
+    work: meters.Work
+    parameters: tuple[int, int]
+    chooses_logits: bool
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+def finder_of(config: RunConfig, roots: Roots) -> Finder:
+    """Resolves the URIs of a run; downloads are kept in its store."""
+    tracking = config.spec.tracking
+    return Finder(roots, Path(config.store_path) / "cache", tracking.mlflow.uri if tracking else None)
+
+
+def open_data(config: RunConfig, name: str) -> Prepared:
+    """Maps the prepared data that the leader named."""
+    directory = Path(config.store_path) / PREPARED / name
+    index = open_prepared(directory)
+    return Prepared(index, open_split(directory / "train"), open_split(directory / "validation"))
+
+
+def build_model(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> Any:
+    """The model with its adapter, on the CPU. New weights depend on the seed alone, on every rank alike."""
+    halves = precision == "BF16" and spec.adapter is not None and spec.parallelism.strategy == "DDP"
+    model = load_model(local, torch.bfloat16 if halves else torch.float32)
+    if spec.training.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.adapter is not None:
+        torch.manual_seed(spec.training.seed)
+        model = add_adapter(model, spec.adapter, base=spec.model.uri.removeprefix("hf://"))
+    model.train()
+    return model
+
+
+def make_strategy(model: Any, setting: Setting) -> Strategy:
+    """The spec's strategy around the model. Its library is imported only when it is used."""
+    name = setting.spec.parallelism.strategy
+    if name == "FSDP":
+        from windlass_workloads.train.strategies.fsdp import FSDP
+
+        return FSDP(model, setting)
+    if name == "DeepSpeed":
+        from windlass_workloads.train.strategies.deepspeed import DeepSpeed
+
+        return DeepSpeed(model, setting)
+    from windlass_workloads.train.strategies.ddp import DDP
+
+    return DDP(model, setting)
+
+
+def assemble(runtime: Runtime, roots: Roots) -> Assembly:
+    """A rank ready for its first step, with the state of context.resume if there is one. Collective."""
+    context, spec = runtime.context, runtime.context.config.spec
+    data = open_data(context.config, context.prepared or "")
+    local = find_model(spec.model, finder_of(context.config, roots))
+    check_length(local, spec.data.sequence_length)
+    choice = choose(spec.training.precision, hardware_of(runtime.device))
+    shape = shape_of(context.config, data.index, context.world_size)
+    model = build_model(local, spec, choice.precision)
+    work, parameters = (
+        meters.work_of(model, recomputed=spec.training.activation_checkpointing),
+        meters.count_parameters(model),
+    )
+    chooses = takes_kept(model)
+    setting = Setting(spec, runtime.device, context.world_size, choice.precision, shape.accumulation)
+    strategy = make_strategy(model, setting)
+    counters = {"step": 0, "tokens": 0}
+    state = strategy.saved_state(counters)
+    store = RunStore(context.config.store_path)
+    randomness.derive(spec.training.seed, 0, context.rank)
+    skipped: tuple[tuple[int, int], ...] = ()
+    if context.resume is not None:
+        manifest = reader.load(store=store, context=context, state=state)
+        check_same(manifest, spec, data.index)
+        skipped = tuple(manifest.skipped_windows)
+    writer = CheckpointWriter(
+        store=store,
+        context=context,
+        channel=runtime.channel,
+        state=state,
+        facts=SaveFacts(data.index.digest, choice.precision, skipped),
+        asynchronous=spec.checkpoint.asynchronous,
+    )
+    return Assembly(
+        runtime=runtime,
+        spec=spec,
+        local_model=local,
+        data=data,
+        order=Order(spec.training.seed, data.index.train_units, skipped),
+        shape=shape,
+        schedule=schedule_of(spec.training, shape.total_steps),
+        choice=choice,
+        strategy=strategy,
+        writer=writer,
+        work=work,
+        parameters=parameters,
+        chooses_logits=chooses,
+        counters=counters,
+    )
+
+
+def check_same(manifest: Manifest, spec: FineTuneJobSpec, index: Index) -> None:
+    """Refuses to go on from a checkpoint whose order of samples would no longer be this run's."""
+    facts = (
+        ("spec.training.globalBatchSize", manifest.global_batch_size, spec.training.global_batch_size),
+        ("spec.training.seed", manifest.seed, spec.training.seed),
+        ("spec.data.sources", manifest.data_digest or index.digest, index.digest),
+    )
+    for field_name, saved, now in facts:
+        if saved != now:
+            raise WorkloadError(
+                Reason.CONFIGURATION,
+                f"{field_name}: differs from the checkpoint at step {manifest.step} (got {now}); allowed {saved}.",
+                hint="undo the change, or create a new job; a run's order of samples never changes.",
+            )

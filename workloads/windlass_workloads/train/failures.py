@@ -1,0 +1,112 @@
+"""Turns whatever ended a rank into a Failure with reason, class, hint and evidence, and an exit code.
+
+Called by tasks only. Looks at types and error numbers first, at texts only where torch offers nothing better.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from datetime import UTC, datetime
+from typing import Final
+
+from windlass.api.meta import ExitCode, FailureClass, Reason
+from windlass.api.status import Failure
+from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable
+from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
+
+MESSAGE_LENGTH: Final = 2000
+EXIT_CODES: Final = {
+    FailureClass.CONFIGURATION: ExitCode.CONFIGURATION,
+    FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
+    FailureClass.STORAGE: ExitCode.STORAGE,
+    FailureClass.PREEMPTED: ExitCode.PREEMPTED,
+    FailureClass.CRASH: ExitCode.CRASH,
+    FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+}
+STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
+MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+PEER_TEXTS: Final = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "timed out waiting",
+    "nccl error",
+    "socket timeout",
+    "recvvalue failed",
+)
+
+
+def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
+    """The failure to report for an exception, and the rank's exit code."""
+    if isinstance(error, Fenced):
+        return _make(error, Reason.INFRASTRUCTURE, FailureClass.INFRASTRUCTURE, _fenced_hint())[
+            0
+        ], ExitCode.FENCED
+    if isinstance(error, WorkloadError):
+        failure = Failure(
+            reason=error.reason,
+            failure_class=error.failure_class,
+            message=error.message[:MESSAGE_LENGTH],
+            hint=error.hint,
+            evidence=list(error.evidence),
+            at=datetime.now(UTC),
+        )
+        return failure, EXIT_CODES[error.failure_class]
+    return _make(error, *_judge(error))
+
+
+def _fenced_hint() -> str:
+    return "another leader has taken over; nothing is to be done."
+
+
+def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
+    """Reason, class and next step for an error that is not the user's."""
+    if isinstance(error, CheckpointUnusable):
+        return Reason.CHECKPOINT_UNUSABLE, FailureClass.STORAGE, error.hint
+    if _is_full(error):
+        return Reason.STORAGE_FULL, FailureClass.STORAGE, "enlarge the claim or lower checkpoint.keepLast."
+    if isinstance(error, (SaveError, StoreUnusable)) or getattr(error, "errno", None) in STORAGE_ERRORS:
+        return Reason.STORAGE, FailureClass.STORAGE, "check the volume behind checkpoint.store."
+    text = f"{type(error).__name__} {error}".lower()
+    if (
+        isinstance(error, MemoryError)
+        or any(words in text for words in MEMORY_TEXTS)
+        or "outofmemory" in text
+    ):
+        hint = (
+            "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
+        )
+        return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, hint
+    if any(words in text for words in PEER_TEXTS):
+        return (
+            Reason.INFRASTRUCTURE,
+            FailureClass.INFRASTRUCTURE,
+            "another rank went first; look at its failure.",
+        )
+    return (
+        Reason.CRASH,
+        FailureClass.CRASH,
+        "see the evidence, or windlass logs --rank for the whole traceback.",
+    )
+
+
+def _is_full(error: BaseException) -> bool:
+    full = {errno.ENOSPC, errno.EDQUOT}
+    return getattr(error, "errno", None) in full or bool(getattr(error, "full", False))
+
+
+def _make(
+    error: BaseException, reason: Reason, failure_class: FailureClass, hint: str
+) -> tuple[Failure, ExitCode]:
+    lines = [line for part in traceback.format_exception(error) for line in part.splitlines() if line.strip()]
+    failure = Failure(
+        reason=reason,
+        failure_class=failure_class,
+        message=f"{type(error).__name__}: {error}"[:MESSAGE_LENGTH],
+        hint=hint,
+        evidence=[line.strip()[:300] for line in lines[-EVIDENCE_LINES:]],
+        at=datetime.now(UTC),
+    )
+    return failure, EXIT_CODES[failure_class]

@@ -1,0 +1,231 @@
+"""The training loop, from the first phase to the last, in one piece.
+
+Called by tasks.train on every rank. Read it from top to bottom: start, steps, end. It knows nothing of how ranks
+share work (strategies), of what is optimised (objectives) or of how bytes are saved (checkpoint).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from windlass.api.contract import RankContext
+from windlass.api.meta import Phase
+from windlass_workloads.checkpoint.errors import SaveError
+from windlass_workloads.data.arrays import Split
+from windlass_workloads.data.errors import StopRequested
+from windlass_workloads.data.order import deal
+from windlass_workloads.data.sources import Roots
+from windlass_workloads.train import runtime as runtimes
+from windlass_workloads.train.assembly import Assembly, assemble
+from windlass_workloads.train.export import export
+from windlass_workloads.train.meters import StepTimer
+from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
+from windlass_workloads.train.plan import make_plan
+from windlass_workloads.train.ports import Channel, Reporter
+from windlass_workloads.train.tracking import Tracker, open_tracker
+
+STOP_CHECK_BATCHES = 8
+
+
+class NotFinite(RuntimeError):
+    """Loss or gradients are not numbers any more; nothing was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a step amounted to, over all ranks."""
+
+    loss: float
+    gradient_norm: float
+    rate: float
+    tokens: int
+    squares: int
+    stop: bool
+
+
+def run(context: RankContext, channel: Channel, roots: Roots) -> None:
+    """Trains until the last step and exports, or raises: StopRequested after a save that SIGTERM asked for."""
+    report = Reporter(channel, context.rank)
+
+    # --- start ----------------------------------------------------------------------------------
+    report.phase(Phase.RENDEZVOUS)
+    runtime = runtimes.start(context, channel)
+    report.phase(Phase.LOAD)
+    job = assemble(runtime, roots)
+    step = job.counters["step"]
+    plan = make_plan(
+        job.shape, job.data.index, job.choice, parameters=job.parameters[0], trained=job.parameters[1]
+    )
+    if runtime.is_first:
+        report.plan(plan)
+    tracker = open_tracker(context, report, plan, resumed_step=step)
+    if runtime.stop_agreed():
+        stop_here(job, report, step=step, saved=step)
+    report.phase(Phase.TRAIN)
+
+    # --- steps ----------------------------------------------------------------------------------
+    saved, validation_loss = step, None
+    for step in range(job.counters["step"] + 1, job.shape.total_steps + 1):
+        timer = StepTimer()
+        if step == job.counters["step"] + 1 and step == saved + 1:
+            report.forward(step)
+        done = take_step(job, step, timer)
+        job.counters["step"] = step
+        job.counters["tokens"] += done.tokens
+        tell_step(job, report, tracker, step=step, done=done, timer=timer)
+
+        last = step == job.shape.total_steps
+        if due(step, job.spec.training.validate_every_steps, last=last) and len(job.data.validation):
+            report.phase(Phase.VALIDATE)
+            validation_loss = validate(job)
+            if validation_loss is not None and runtime.is_first:
+                report.validation(step, validation_loss)
+                tracker.metrics(step, {"validation_loss": validation_loss})
+            report.phase(Phase.TRAIN)
+        if done.stop:
+            stop_here(job, report, step=step, saved=saved)
+        if due(step, job.spec.checkpoint.every_steps, last=last):
+            job.writer.save(step, blocking=last, validation_loss=validation_loss)
+            saved, validation_loss = step, None
+
+    # --- end ------------------------------------------------------------------------------------
+    job.writer.wait()
+    report.phase(Phase.EXPORT)
+    output = export(job, step=step)
+    if runtime.is_first:
+        output = tracker.finish(output, job.local_model)
+        if output is not None:
+            report.output(output)
+    runtime.barrier()
+    report.done(step)
+
+
+def take_step(job: Assembly, step: int, timer: StepTimer) -> Done:
+    """One optimiser step on the global batch; raises NotFinite on all ranks, before anything is saved."""
+    began = time.perf_counter()
+    batches, totals = make_batches(job, step)
+    timer.wait_over(began)
+    loss = torch.zeros((), device=job.runtime.device)
+    for place, batch in enumerate(batches):
+        last = place == len(batches) - 1
+        with job.strategy.micro_batch(last=last):
+            part = loss_sum(job.strategy.forward, batch, choose_logits=job.chooses_logits) / totals.targets
+            job.strategy.backward(part, last=last)
+        loss += part.detach()
+    rate = job.schedule.rate(step)
+    norm = job.strategy.step(rate)
+    whole_loss, stop = job.runtime.sum_over_ranks(float(loss), float(job.runtime.channel.save_requested))
+    if not math.isfinite(whole_loss) or not math.isfinite(norm):
+        raise NotFinite(f"step {step}: loss {whole_loss}, gradient norm {norm}, learning rate {rate}")
+    return Done(whole_loss, norm, rate, totals.tokens, totals.squares, stop > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts over the whole global batch, which every rank knows from the prepared tables."""
+
+    tokens: int
+    targets: int
+    squares: int
+
+
+def make_batches(job: Assembly, step: int) -> tuple[list[Batch], Totals]:
+    """This rank's micro-batches of a step: as many on every rank, with zero weight where there is no sample left."""
+    split, training = job.data.train, job.spec.training
+    units = job.order.batch(step, training.global_batch_size)
+    lengths = [int(split.unit_lengths[unit]) for unit in units]
+    context = job.runtime.context
+    mine = deal(units, lengths, micro=training.micro_batch_size, world=context.world_size)[context.rank]
+    totals = Totals(
+        tokens=sum(lengths),
+        targets=sum(int(split.unit_targets[unit]) for unit in units),
+        squares=sum(length * length for length in lengths),
+    )
+    shortest = units[lengths.index(min(lengths))]
+    return [make_batch(job, split, group, filler=shortest) for group in mine], totals
+
+
+def make_batch(job: Assembly, split: Split, units: Sequence[int], *, filler: int) -> Batch:
+    """A micro-batch on the device; without units one that counts for nothing."""
+    batch = collate(split, units or [filler], packed=job.data.index.packed, weight=1.0 if units else 0.0)
+    return move(batch, job.runtime.device)
+
+
+def due(step: int, every: int | None, *, last: bool) -> bool:
+    """Whether something periodic is due; the last step always is, if the period is set."""
+    return every is not None and (last or step % every == 0)
+
+
+def tell_step(
+    job: Assembly, report: Reporter, tracker: Tracker, *, step: int, done: Done, timer: StepTimer
+) -> None:
+    """Reports a step to the agent and to tracking."""
+    seconds = timer.elapsed()
+    peak = job.runtime.peak_flops
+    world = job.runtime.context.world_size
+    model_flops = job.work.flops(done.tokens, done.squares)
+    mfu = model_flops / (seconds * world * peak) if peak else None
+    report.step(
+        step,
+        loss=done.loss,
+        tokens=done.tokens,
+        seconds=seconds,
+        data_wait_seconds=timer.data_wait,
+        learning_rate=done.rate,
+        gradient_norm=done.gradient_norm,
+        mfu=mfu,
+    )
+    figures = {
+        "loss": done.loss,
+        "learning_rate": done.rate,
+        "gradient_norm": done.gradient_norm,
+        "tokens_per_second": done.tokens / seconds,
+        "step_seconds": seconds,
+        "data_wait_seconds": timer.data_wait,
+        "tokens": float(job.counters["tokens"]),
+        "model_tflops_per_second": model_flops / seconds / 1e12,
+    }
+    if peak:
+        figures["mfu"] = model_flops / (seconds * world * peak)
+        figures["hfu"] = job.work.hardware_flops(done.tokens, done.squares) / (seconds * world * peak)
+    tracker.metrics(step, figures)
+
+
+def validate(job: Assembly) -> float | None:
+    """Mean loss per learned token of the validation split; None when a stop was asked for meanwhile. Collective."""
+    split, context = job.data.validation, job.runtime.context
+    units = list(range(len(split)))
+    lengths = [int(length) for length in split.unit_lengths]
+    mine = deal(units, lengths, micro=job.spec.training.micro_batch_size, world=context.world_size)[
+        context.rank
+    ]
+    job.strategy.module.eval()
+    total = 0.0
+    try:
+        with torch.no_grad():
+            for place, group in enumerate(mine):
+                if place % STOP_CHECK_BATCHES == 0 and job.runtime.stop_agreed():
+                    return None
+                batch = make_batch(job, split, group, filler=0)
+                total += float(loss_sum(job.strategy.forward, batch, choose_logits=job.chooses_logits))
+    finally:
+        job.strategy.module.train()
+    return job.runtime.sum_over_ranks(total)[0] / int(split.unit_targets.sum())
+
+
+def stop_here(job: Assembly, report: Reporter, *, step: int, saved: int) -> None:
+    """Saves what is not saved yet, says so, and leaves. A save that fails is a failure: work would be lost."""
+    report.phase(Phase.SAVE)
+    result = job.writer.wait()
+    if step > saved or (result is not None and result.problem is not None and step > 0):
+        job.writer.save(step, blocking=True)
+        result = job.writer.wait()
+        if result is not None and result.problem is not None:
+            raise SaveError(result.problem, full="ENOSPC" in result.problem)
+    report.saved(step)
+    raise StopRequested

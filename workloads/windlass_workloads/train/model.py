@@ -1,0 +1,181 @@
+"""Loads tokenizer and model from a local directory: safetensors only, no code from the directory.
+
+Called by prepare (tokenizer, checks, shapes on the meta device) and by every training rank. Weights are mapped, not
+read, so that ranks of one pod share the pages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from windlass.api.meta import Reason
+from windlass.api.training import ModelSource
+from windlass_workloads.data.chat import PLAIN_TEMPLATE
+from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.remote import check_safe
+from windlass_workloads.data.sources import Finder, Request
+
+FIELD = "spec.model.uri"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model directory that passed the checks; `config` is its config.json."""
+
+    uri: str
+    directory: Path
+    config: dict[str, Any]
+
+    @property
+    def context_length(self) -> int | None:
+        """Longest sequence the model was made for, if it says so."""
+        text = self.config.get("text_config")
+        for holder in (self.config, text if isinstance(text, dict) else {}):
+            for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+                if isinstance(holder.get(key), int):
+                    return int(holder[key])
+        return None
+
+
+def find_model(source: ModelSource, finder: Finder) -> LocalModel:
+    """The checked local directory of the spec's model."""
+    directory = finder.find(Request(source.uri, FIELD, "model", source.secret_ref))
+    if not (directory / "config.json").is_file():
+        names = (
+            sorted(path.name for path in directory.iterdir())[:8] if directory.is_dir() else [directory.name]
+        )
+        raise WorkloadError(
+            Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: no config.json there (got {source.uri} with {', '.join(names) or 'nothing'}).",
+            hint="name the directory of a Hugging Face model (config.json, *.safetensors, tokenizer.json).",
+        )
+    files = [path.name for path in directory.iterdir()]
+    check_safe(Request(source.uri, FIELD, "model"), files)
+    if not any(name.endswith(".safetensors") for name in files):
+        raise WorkloadError(
+            Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: no weights there (got {source.uri}); allowed *.safetensors.",
+            hint="copy the model's weight files beside its config.json.",
+        )
+    return LocalModel(source.uri, directory, _read_config(source.uri, directory))
+
+
+def _read_config(uri: str, directory: Path) -> dict[str, Any]:
+    from transformers import CONFIG_MAPPING
+
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WorkloadError(
+            Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: config.json is not JSON (got {uri}): {error}.",
+            hint="copy it again.",
+        ) from error
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise WorkloadError(
+            Reason.MODEL_FORMAT_UNSAFE if "auto_map" in config else Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: unknown model_type (got {config.get('model_type')} in {uri}); code shipped with a model is "
+            "never run.",
+            hint="use an architecture that transformers itself knows.",
+        )
+    return dict(config)
+
+
+def check_length(model: LocalModel, sequence_length: int) -> None:
+    """SequenceTooLong when samples may be longer than the model's positions."""
+    limit = model.context_length
+    if limit is not None and sequence_length > limit:
+        raise WorkloadError(
+            Reason.SEQUENCE_TOO_LONG,
+            f"spec.data.sequenceLength: longer than the model's context (got {sequence_length}); "
+            f"allowed at most {limit} for {model.uri}.",
+            hint=f"set data.sequenceLength to {limit} or less; longer samples are cut, or split them.",
+        )
+
+
+def load_tokenizer(model: LocalModel) -> tuple[Any, list[str]]:
+    """The tokenizer, always with a chat template, and warnings about what had to be added."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            model.directory, local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except Exception as error:
+        raise WorkloadError(
+            Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: the tokenizer cannot be loaded (got {model.uri}): {str(error).splitlines()[0][:200]}.",
+            hint=f"copy the model's tokenizer files ({', '.join(TOKENIZER_FILES[:2])}, …) beside its config.json.",
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise WorkloadError(
+            Reason.MODEL_NOT_FOUND,
+            f"{FIELD}: only a slow tokenizer is there (got {model.uri}); allowed one with tokenizer.json.",
+            hint="save it once by AutoTokenizer.from_pretrained(…).save_pretrained(…).",
+        )
+    warnings = []
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        warnings.append(
+            f"{FIELD}: the tokenizer has no chat template; a plain one is used and saved with the model"
+        )
+    return tokenizer, warnings
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Digest of everything that decides how text becomes tokens."""
+    facts = [
+        tokenizer.backend_tokenizer.to_str(),
+        str(tokenizer.chat_template),
+        str(tokenizer.special_tokens_map),
+    ]
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()
+
+
+def load_model(model: LocalModel, dtype: torch.dtype) -> Any:
+    """The model with its weights in `dtype` on the CPU; refuses a directory in which weights are missing."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            model.directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _unloadable(model, str(error).splitlines()[0][:300]) from error
+    missing = sorted(info["missing_keys"]) if info["missing_keys"] else []
+    if missing:
+        raise _unloadable(model, f"{len(missing)} weights are missing, first {missing[0]}")
+    loaded.config.use_cache = False
+    return loaded
+
+
+def _unloadable(model: LocalModel, why: str) -> WorkloadError:
+    return WorkloadError(
+        Reason.MODEL_NOT_FOUND,
+        f"{FIELD}: the weights cannot be loaded (got {model.uri}): {why}.",
+        hint="copy the model again; a file may be cut off or belong to another model.",
+    )
+
+
+def make_shapes(model: LocalModel) -> Any:
+    """The model without memory behind its weights, for counting."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model.directory, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)

@@ -1,0 +1,69 @@
+"""The prepare task: resolves and checks model and data, writes the prepared arrays, sends the plan.
+
+Runs on one rank in the leader's pod before any other rank starts, so that bad input is known within seconds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from windlass.api.contract import RankContext
+from windlass.api.meta import Phase
+from windlass_workloads.checkpoint.store import PREPARED
+from windlass_workloads.data.errors import StopRequested
+from windlass_workloads.data.prepare import Preparation, prepare
+from windlass_workloads.data.sources import Roots
+from windlass_workloads.train.adapters import add_adapter
+from windlass_workloads.train.assembly import finder_of
+from windlass_workloads.train.meters import count_parameters
+from windlass_workloads.train.model import (
+    check_length,
+    find_model,
+    load_tokenizer,
+    make_shapes,
+    tokenizer_digest,
+)
+from windlass_workloads.train.plan import make_plan, shape_of
+from windlass_workloads.train.ports import Channel, Reporter
+from windlass_workloads.train.precision import choose
+from windlass_workloads.train.runtime import hardware_of, pick_device
+
+
+def run(context: RankContext, channel: Channel, roots: Roots) -> None:
+    """Prepares, then sends Plan and Prepared; after SIGTERM it stops between rows, and begins anew next time."""
+    report = Reporter(channel, context.rank)
+    spec = context.config.spec
+    report.phase(Phase.PREPARE)
+
+    def check() -> None:
+        if channel.save_requested:
+            report.saved(0)
+            raise StopRequested
+
+    finder = finder_of(context.config, roots)
+    choice = choose(spec.training.precision, hardware_of(pick_device(context)))
+    check()
+    local = find_model(spec.model, finder)
+    check_length(local, spec.data.sequence_length)
+    tokenizer, warnings = load_tokenizer(local)
+    model = make_shapes(local)
+    if spec.adapter is not None:
+        model = add_adapter(model, spec.adapter, base=spec.model.uri)
+    parameters, trained = count_parameters(model)
+    index = prepare(
+        Preparation(
+            data=spec.data,
+            seed=spec.training.seed,
+            tokenizer=tokenizer,
+            tokenizer_digest=tokenizer_digest(tokenizer),
+            finder=finder,
+            directory=Path(context.config.store_path) / PREPARED,
+            check=check,
+            warnings=tuple(warnings),
+        )
+    )
+    world = spec.resources.nodes * spec.resources.ranks_per_node
+    shape = shape_of(context.config, index, world)
+    report.plan(make_plan(shape, index, choice, parameters=parameters, trained=trained))
+    report.prepared(index.name)
+    report.done(0)

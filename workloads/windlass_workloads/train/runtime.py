@@ -1,0 +1,99 @@
+"""The rank's surroundings: device, process group, seeds, and agreement with the other ranks.
+
+Made once per start. The process group's names carry the incarnation, so that ranks of an older life cannot join.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from windlass.api.contract import RankContext
+from windlass_workloads.train import precision
+from windlass_workloads.train.meters import peak_of
+from windlass_workloads.train.ports import Channel
+
+RENDEZVOUS_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Where a rank computes and how it agrees with the others."""
+
+    context: RankContext
+    channel: Channel
+    device: torch.device
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Peak FLOP/s of this rank's device, None if unknown."""
+        return peak_of(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which speaks for all."""
+        return self.context.rank == 0
+
+    def sum_over_ranks(self, *values: float) -> list[float]:
+        """Sums of values over all ranks, in fp64. Collective."""
+        totals = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.context.world_size > 1:
+            dist.all_reduce(totals)
+        return [float(total) for total in totals.tolist()]
+
+    def stop_agreed(self) -> bool:
+        """Whether any rank was asked to stop. Collective, at the same point on every rank."""
+        return self.sum_over_ranks(float(self.channel.save_requested))[0] > 0
+
+    def barrier(self) -> None:
+        """Waits for all ranks."""
+        self.sum_over_ranks(0.0)
+
+
+def pick_device(context: RankContext) -> torch.device:
+    """The accelerator with the rank's local number if the job asked for any, else the CPU."""
+    if context.config.spec.resources.accelerator.count and torch.cuda.is_available():
+        device = torch.device("cuda", context.local_rank)
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def hardware_of(device: torch.device) -> precision.Hardware:
+    """What the device is, for the choice of precision."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return precision.Hardware("cuda", name, torch.cuda.get_device_capability(device) >= (8, 0))
+    return precision.hardware_of_cpu(precision.processor_flags())
+
+
+def start(context: RankContext, channel: Channel) -> Runtime:
+    """Joins the process group of this incarnation; returns when all ranks have."""
+    torch.set_num_threads(context.threads)
+    device = pick_device(context)
+    store: Any = dist.HashStore()
+    timeout = timedelta(seconds=RENDEZVOUS_SECONDS)
+    if context.world_size > 1:
+        store = dist.TCPStore(
+            context.master_address, context.master_port, context.world_size, context.rank == 0, timeout
+        )
+    dist.init_process_group(
+        backend="nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"incarnation-{context.incarnation}", store),
+        rank=context.rank,
+        world_size=context.world_size,
+        timeout=timeout,
+    )
+    runtime = Runtime(context, channel, device)
+    runtime.barrier()
+    return runtime
+
+
+def end() -> None:
+    """Leaves the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

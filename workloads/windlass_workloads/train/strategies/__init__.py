@@ -1,0 +1,1 @@
+"""How model, gradients and optimiser are spread over ranks: DDP, FSDP, DeepSpeed."""

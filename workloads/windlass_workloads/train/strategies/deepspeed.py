@@ -1,0 +1,112 @@
+"""DeepSpeed ZeRO: stages 1 to 3 with torch's AdamW, so that nothing is compiled when a run starts.
+
+Only the documented settings that the spec asks for are passed on. Batch sizes and accumulation belong to the spec;
+DeepSpeed counts micro-batches by the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from windlass_workloads.checkpoint.deepspeed import DeepSpeedState
+from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
+from windlass_workloads.train.strategies.base import CPU, Setting, make_optimizer, set_rate
+
+DEFAULT_STAGE = 2
+LOG_LEVEL = "DEEPSPEED_LOG_LEVEL"
+
+
+def load_library() -> Any:
+    """Imports deepspeed for the device at hand, without its step that compiles C++ at start."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    import deepspeed.comm.torch
+
+    # Shared-memory collectives are built with a compiler on first use; gloo does without them.
+    module: Any = sys.modules["deepspeed.comm.torch"]
+    module.build_shm_op = lambda: None
+    return deepspeed
+
+
+def settings_of(setting: Setting) -> dict[str, Any]:
+    """DeepSpeed's configuration for a spec."""
+    training = setting.spec.training
+    return {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": setting.accumulation,
+        "gradient_clipping": float(training.gradient_clip),
+        "zero_optimization": {"stage": setting.spec.parallelism.zero_stage or DEFAULT_STAGE},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": setting.precision == "BF16"},
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+
+
+class DeepSpeed:
+    """A DeepSpeed engine behind the strategy protocol."""
+
+    def __init__(self, model: Any, setting: Setting) -> None:
+        deepspeed = load_library()
+        self.setting = setting
+        self.stage = setting.spec.parallelism.zero_stage or DEFAULT_STAGE
+        self.name = f"ZeRO-{self.stage}"
+        model = model.to(setting.device)
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=make_optimizer(model, setting.spec),
+            config=settings_of(setting),
+            dist_init_required=False,
+        )
+        self.module: Any = self.engine
+        self.rank = dist.get_rank()
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """The engine counts; it is told the boundary too, so that both cannot disagree."""
+        self.engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def forward(self, **inputs: Any) -> Any:
+        """Through the engine, which gathers weights in stage 3."""
+        return self.engine(**inputs)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """The engine takes the mean over ranks and, unless told otherwise, over micro-batches."""
+        self.engine.backward(loss * self.setting.world_size, scale_wrt_gas=False)
+        if not last:
+            self.engine.step()
+
+    def step(self, rate: float) -> float:
+        """The engine clips and steps at the boundary."""
+        set_rate(self.engine.optimizer, rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
+        """Format DeepSpeed; its save blocks training."""
+        return DeepSpeedState(
+            engine=self.engine, counters=counters, trainable_only=self.setting.trainable_only
+        )
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Gathered parameter by parameter; only rank 0 keeps them."""
+        deepspeed = load_library()
+        model = self.engine.module
+        weights: dict[str, torch.Tensor] = {}
+        for name, parameter in model.named_parameters():
+            if self.setting.trainable_only and not parameter.requires_grad:
+                continue
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):
+                if self.rank == 0:
+                    weights[name] = parameter.detach().to(CPU, copy=True)
+        return weights

@@ -1,0 +1,82 @@
+"""FSDP: weights, gradients and optimiser are cut over ranks (torch's fully_shard), layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
+from windlass_workloads.checkpoint.state import TorchState
+from windlass_workloads.train.strategies.base import Setting, clip, decoder_layers, make_optimizer, set_rate
+
+
+class FSDP:
+    """fully_shard on each decoder layer and on the rest; weights stay fp32, bf16 is only computed in."""
+
+    name = "FSDP"
+
+    def __init__(self, model: Any, setting: Setting) -> None:
+        self.setting = setting
+        policy = MixedPrecisionPolicy()
+        if setting.precision == "BF16":
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        mesh = init_device_mesh(setting.device.type, (setting.world_size,))
+        for layer in decoder_layers(model):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+        self.module: Any = fully_shard(model, mesh=mesh, mp_policy=policy)
+        self.module.to(setting.device)
+        self.optimizer = make_optimizer(self.module, setting.spec)
+        self.clip_to = float(setting.spec.training.gradient_clip)
+        self.trained: list[nn.Parameter] = [each for each in self.module.parameters() if each.requires_grad]
+
+    @contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Gradients stay whole and local until the last micro-batch scatters their sum."""
+        self.module.set_requires_gradient_sync(last)
+        self.module.set_is_last_backward(last)
+        yield
+
+    def forward(self, **inputs: Any) -> Any:
+        """Weights are gathered, and cast, layer by layer."""
+        return self.module(**inputs)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """FSDP takes the mean over ranks; the sum is wanted."""
+        (loss * self.setting.world_size).backward()
+
+    def step(self, rate: float) -> float:
+        """Clips by the norm over all shards, then steps unless it is not finite."""
+        norm = clip(self.trained, self.clip_to)
+        set_rate(self.optimizer, rate)
+        if torch.isfinite(torch.tensor(norm)):
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
+        """Format DCP; each rank writes its shards."""
+        return TorchState(
+            strategy=self.name,
+            model=self.module,
+            optimizer=self.optimizer,
+            scheduler=None,
+            counters=counters,
+            trainable_only=self.setting.trainable_only,
+        )
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Gathered tensor by tensor onto rank 0."""
+        options = StateDictOptions(
+            full_state_dict=True,
+            cpu_offload=True,
+            ignore_frozen_params=self.setting.trainable_only,
+            strict=not self.setting.trainable_only,
+        )
+        return dict(get_model_state_dict(self.module, options=options))

@@ -19,6 +19,7 @@ class Actor:
     def __init__(self, root: Path, body: Callable[[TurnStore], None]) -> None:
         self.finished = False
         self.error: BaseException | None = None
+        self.next = "start"
         self._killed = False
         self._go = threading.Semaphore(0)
         self._done = threading.Semaphore(0)
@@ -37,8 +38,9 @@ class Actor:
         self._killed = True
         self.turn()
 
-    def stop(self) -> None:
+    def stop(self, operation: str) -> None:
         """Called in the actor's thread, before each operation."""
+        self.next = operation
         self._done.release()
         self._go.acquire()
         if self._killed:
@@ -65,29 +67,29 @@ class TurnStore(RunStore):
         self.actor = actor
 
     def names(self, folder: str) -> list[str]:
-        self.actor.stop()
+        self.actor.stop("names")
         return super().names(folder)
 
     def read(self, relative: str) -> bytes | None:
-        self.actor.stop()
+        self.actor.stop("read")
         return super().read(relative)
 
     def exists(self, relative: str) -> bool:
-        self.actor.stop()
+        self.actor.stop("exists")
         return super().exists(relative)
 
     def create(self, relative: str, data: bytes, *, mode: int = 0o640) -> bool:
-        self.actor.stop()
+        self.actor.stop("create")
         return super().create(relative, data, mode=mode)
 
     def move(self, source: str, target: str) -> bool:
-        self.actor.stop()
+        self.actor.stop("move")
         return super().move(source, target)
 
     def make(self, relative: str) -> Path:
-        self.actor.stop()
+        self.actor.stop("make")
         return super().make(relative)
 
     def remove(self, relative: str) -> None:
-        self.actor.stop()
+        self.actor.stop("remove")
         super().remove(relative)

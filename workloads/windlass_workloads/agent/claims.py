@@ -1,0 +1,75 @@
+"""Makes the next incarnation in the store: who may, what it accepts, where it resumes.
+
+Called by `leader` in a thread. Loses gracefully: whoever made the newest incarnation leads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from windlass.api.contract import Incarnation, RunConfig
+from windlass_workloads.agent.events import Claim, Claimed, Refused, Unclaimable
+from windlass_workloads.agent.identity import Identity
+from windlass_workloads.checkpoint import choose as choosing
+from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint.errors import CheckpointError
+from windlass_workloads.checkpoint.incarnations import Claimant
+from windlass_workloads.checkpoint.store import RunStore
+
+TRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Claims for one agent."""
+
+    store: RunStore
+    config: RunConfig
+    me: Identity
+
+    @property
+    def claimant(self) -> Claimant:
+        """This agent, as the fence knows it."""
+        return Claimant(pod_uid=self.me.pod_uid, ticket=self.me.ticket, attempt=self.me.attempt)
+
+    def claim(self, wish: Claim, owned: int) -> Claimed | Refused | Unclaimable:
+        """Makes the next incarnation. `owned` is the one that this agent made last, 0 for none."""
+        try:
+            for _ in range(TRIES):
+                newest = incarnations.newest(self.store)
+                if not incarnations.may_claim(newest, self.claimant):
+                    return Refused()
+                if owned and newest is not None and newest.incarnation != owned:
+                    return Refused()
+                record = self._record(wish, newest)
+                if isinstance(record, Unclaimable):
+                    return record
+                if incarnations.claim(self.store, record):
+                    return Claimed(record)
+        except (CheckpointError, OSError) as error:
+            return Unclaimable(message=str(error), storage=True)
+        return Refused()
+
+    def _record(self, wish: Claim, newest: Incarnation | None) -> Incarnation | Unclaimable:
+        source = self.config.spec.resume.source
+        choice = choosing.choose(self.store, newest, source, poisoned=wish.poisoned)
+        if choice.problem is not None:
+            return Unclaimable(message=choice.problem, storage=False)
+        poisoned = {*wish.poisoned, *(newest.poisoned if newest is not None else ())}
+        return Incarnation(
+            incarnation=(newest.incarnation if newest is not None else 0) + 1,
+            attempt=self.me.attempt,
+            ticket=self.me.ticket,
+            owner_pod_uid=self.me.pod_uid,
+            owner_pod=self.me.pod,
+            created_at=datetime.now(UTC),
+            accepted=list(choice.accepted),
+            poisoned=sorted(poisoned),
+            resume=choice.name,
+            prepared=wish.prepared,
+            budgets=wish.budgets,
+            cause=wish.cause,
+            details={choosing.RESUME_FROM: source, **dict(wish.details)},
+        )

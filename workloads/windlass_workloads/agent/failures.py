@@ -1,0 +1,41 @@
+"""Failures that end a run, in the words that a user reads.
+
+Pure; called by `gang`. What single ranks and pods die of is worded in windlass.core.failure.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from windlass.api.meta import FailureClass, Reason
+from windlass.api.status import Failure
+from windlass.core.failure.budget import Charge
+from windlass.core.failure.classify import Judgement
+
+
+def gave_up(judgement: Judgement, cost: Charge, now: float) -> Failure:
+    """The last failure, when its budget or the breaker says that there is no further try."""
+    message = cost.message or judgement.message
+    update = {"reason": str(cost.stop), "message": message, "at": datetime.fromtimestamp(now, UTC)}
+    return judgement.failure().model_copy(update=update)
+
+
+def stopped_by_order(reason: str) -> Failure:
+    """The operator ordered the run to stop; its reason (a deadline, say) is the failure's."""
+    return Failure(
+        reason=reason or str(Reason.DEADLINE_EXCEEDED),
+        failure_class=FailureClass.PREEMPTED,
+        message="the operator ordered the run to stop",
+        hint="status.conditions of the job says why; verified checkpoints are kept",
+    )
+
+
+def unclaimable(message: str, storage: bool) -> Failure:
+    """No incarnation can be made: the store is unusable, or spec.resume.from names what is not there."""
+    text, _, hint = message.partition(" hint: ")
+    return Failure(
+        reason=str(Reason.STORAGE if storage else Reason.CONFIGURATION),
+        failure_class=FailureClass.STORAGE if storage else FailureClass.CONFIGURATION,
+        message=text,
+        hint=hint,
+    )

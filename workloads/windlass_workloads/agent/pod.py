@@ -1,0 +1,134 @@
+"""What leader and follower have in common: the pod's ranks, its warm parent, its signals and its end.
+
+Made by `__main__`. Whatever happens, `ended` gets exactly one verdict, and close() leaves no process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from windlass.api.contract import RankContext, RunConfig, Verdict
+from windlass_workloads.agent.forking import WarmParent
+from windlass_workloads.agent.identity import (
+    GRACE_RESERVE_SECONDS,
+    Identity,
+    Options,
+    available_processors,
+    rank_threads,
+)
+from windlass_workloads.agent.messages import Broken, Hello, Leaving, Ready, Said, Start, Upward
+from windlass_workloads.agent.ranks import RankHost
+from windlass_workloads.agent.reaper import Reaper
+
+log = logging.getLogger(__name__)
+
+
+class Pod:
+    """This pod. `sink` takes what happens in it; the leader and the follower set it."""
+
+    def __init__(self, identity: Identity, options: Options, config: RunConfig) -> None:
+        self.identity = identity
+        self.options = options
+        self.limits = options.limits
+        self.config = config
+        self.sink: Callable[[Upward], None] = lambda _: None
+        self.ended: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self.leaving_at: float | None = None
+        self.parting: Callable[[], Verdict] = self._parting
+        self._saved_step = 0
+        self._last_step = 0
+        reaper = Reaper()
+        reaper.install(asyncio.get_running_loop())
+        self.warm = WarmParent(
+            config.tasks,
+            reaper,
+            on_ready=lambda ready: self.tell(Ready(ready=ready)),
+            on_broken=lambda tail: self.tell(Broken(at=time.time(), tail=tail[-60:])),
+            environment=os.environ,
+        )
+        self.host = RankHost(self.warm, reaper, self.tell)
+        self._threads = rank_threads(config, available_processors())
+
+    def start(self) -> None:
+        """Starts the warm parent and listens to signals."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._terminate)
+        self.warm.start()
+
+    def tell(self, message: Upward) -> None:
+        """Something happened in this pod."""
+        if isinstance(message, Said):
+            self._follow(message)
+        self.sink(message)
+
+    def hello(self) -> Hello:
+        """How this agent introduces itself."""
+        me = self.identity
+        return Hello(
+            pod=me.pod,
+            pod_uid=me.pod_uid,
+            pod_ip=me.pod_ip,
+            node=me.node,
+            index=me.index,
+            ticket=me.ticket,
+            attempt=me.attempt,
+            ready=self.warm.ready.is_set(),
+        )
+
+    def announce(self) -> None:
+        """Tells a new leader what it may have missed."""
+        self.sink(Ready(ready=self.warm.ready.is_set()))
+        if self.leaving_at is not None:
+            self.sink(Leaving(at=self.leaving_at))
+
+    def start_ranks(self, message: Start) -> None:
+        """Starts ranks with this pod's share of threads."""
+        contexts: list[RankContext] = [
+            context.model_copy(update={"threads": self._threads}) for context in message.contexts
+        ]
+        self.host.start(message.incarnation, contexts)
+
+    def end(self, verdict: Verdict) -> None:
+        """The first verdict counts."""
+        if not self.ended.done():
+            self.ended.set_result(verdict)
+
+    async def close(self) -> bool:
+        """Kills what is left of the ranks; False when one of them could not be killed."""
+        self.sink = lambda _: None
+        clean = await self.host.kill_and_wait(self.limits.stop_seconds)
+        await self.warm.stop()
+        return clean
+
+    def _terminate(self) -> None:
+        if self.leaving_at is not None:
+            self.end(self.parting())
+            return
+        self.leaving_at = time.time()
+        log.info("asked to leave", extra={"ranksOf": self.host.incarnation})
+        grace = self.config.spec.recovery.termination_grace_period_seconds - GRACE_RESERVE_SECONDS
+        asyncio.get_running_loop().call_later(max(1.0, grace) + 0.5, self._out_of_time)
+        self.tell(Leaving(at=self.leaving_at))
+
+    def _out_of_time(self) -> None:
+        with contextlib.suppress(asyncio.InvalidStateError):
+            self.end(self.parting())
+
+    def _follow(self, message: Said) -> None:
+        event = message.event
+        if event.type == "Step" and event.step is not None:
+            self._last_step = event.step
+        elif event.type in ("Saved", "Checkpoint") and event.step is not None:
+            self._saved_step = max(self._saved_step, event.step)
+
+    def _parting(self) -> Verdict:
+        """The verdict of a pod that must go without its leader's word."""
+        lost = max(0, self._last_step - self._saved_step)
+        return Verdict(result="Preempted", step=self._saved_step, lost_steps=lost)

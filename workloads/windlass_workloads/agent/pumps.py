@@ -1,0 +1,84 @@
+"""Moves lines from the pipes of child processes: logs to the agent's own output, events to the gang.
+
+Runs in the event loop; one object per pipe. Must never lose the end of a log: it is the evidence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+READ_BYTES: Final = 1 << 16
+LINE_BYTES: Final = 1 << 20
+KEPT_LINES: Final = 200
+KEPT_CHARACTERS: Final = 2000
+
+
+class LinePump:
+    """Calls `on_line` for each line of a pipe, in the event loop, until its end."""
+
+    def __init__(self, descriptor: int, on_line: Callable[[bytes], None]) -> None:
+        self._descriptor = descriptor
+        self._on_line = on_line
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self.ended = self._loop.create_future()
+        os.set_blocking(descriptor, False)
+        self._loop.add_reader(descriptor, self._read)
+
+    async def drain(self, limit_seconds: float) -> None:
+        """Waits for the pipe's end, at most so long, and closes it: orphans may hold it open."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self.ended), limit_seconds)
+        self._close()
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+            return
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()[-LINE_BYTES:]
+        for line in lines:
+            self._on_line(line)
+
+    def _close(self) -> None:
+        if self.ended.done():
+            return
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        if self._rest:
+            self._on_line(self._rest)
+        self.ended.set_result(None)
+
+
+class LogPump:
+    """Prefixes the lines of one process, prints them and keeps the last ones."""
+
+    def __init__(self, descriptor: int, prefix: str) -> None:
+        self._prefix = f"[{prefix}] ".encode()
+        self._kept: deque[str] = deque(maxlen=KEPT_LINES)
+        self._pump = LinePump(descriptor, self._on_line)
+
+    def tail(self, lines: int = KEPT_LINES) -> list[str]:
+        """The last lines, oldest first."""
+        return list(self._kept)[-lines:]
+
+    async def drain(self, limit_seconds: float) -> None:
+        """Waits a little for the end of the log."""
+        await self._pump.drain(limit_seconds)
+
+    def _on_line(self, line: bytes) -> None:
+        self._kept.append(line.decode(errors="replace")[:KEPT_CHARACTERS])
+        sys.stdout.buffer.write(self._prefix + line + b"\n")
+        sys.stdout.buffer.flush()

@@ -1,0 +1,63 @@
+"""The termination message: how an agent ended, for the operator and for whoever reads the pod.
+
+Written once, as the last act. Kubernetes keeps 4096 bytes, so evidence is cut first and hints last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Final
+
+from windlass.api.contract import Verdict
+from windlass.api.meta import ExitCode, FailureClass, Reason
+
+MAXIMUM_BYTES: Final = 4096
+SHORT_TEXT: Final = 400
+
+CODES: Final = {
+    FailureClass.CRASH: ExitCode.CRASH,
+    FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
+    FailureClass.CONFIGURATION: ExitCode.CONFIGURATION,
+    FailureClass.STORAGE: ExitCode.STORAGE,
+    FailureClass.PREEMPTED: ExitCode.PREEMPTED,
+    FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+}
+
+
+def exit_code(verdict: Verdict) -> ExitCode:
+    """The exit code that goes with a verdict."""
+    if verdict.result == "Succeeded":
+        return ExitCode.SUCCESS
+    if verdict.result == "Preempted":
+        return ExitCode.PREEMPTED
+    if verdict.result == "Fenced":
+        return ExitCode.FENCED
+    if verdict.failure is None:
+        return ExitCode.INTERNAL
+    if verdict.failure.reason in (Reason.BUDGET_EXHAUSTED, Reason.NO_PROGRESS):
+        return ExitCode.BUDGET
+    return CODES[verdict.failure.failure_class]
+
+
+def encode(verdict: Verdict) -> bytes:
+    """The verdict as JSON of at most 4096 bytes; evidence lines go first when it is too long."""
+    data = verdict.model_dump_json(by_alias=True, exclude_none=True).encode()
+    failure = verdict.failure
+    if len(data) <= MAXIMUM_BYTES or failure is None:
+        return data
+    if failure.evidence:
+        shorter = failure.model_copy(update={"evidence": failure.evidence[1:]})
+    else:
+        shorter = failure.model_copy(
+            update={"message": failure.message[:SHORT_TEXT], "hint": failure.hint[:SHORT_TEXT]}
+        )
+        if shorter == failure:
+            return data[:MAXIMUM_BYTES]
+    return encode(verdict.model_copy(update={"failure": shorter}))
+
+
+def write(path: Path, verdict: Verdict) -> None:
+    """Writes the termination message; a read-only or missing file must not change how the pod ends."""
+    with contextlib.suppress(OSError):
+        path.write_bytes(encode(verdict))

@@ -1,0 +1,168 @@
+"""The leader's picture of the run for reports: progress, ledger, plan, tracking, output.
+
+Fed with every event of a rank; read by the reporter. Must never be needed by a decision: those are
+`gang`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from windlass.api.contract import MemberReport, RankEvent, Report, RunConfig
+from windlass.api.meta import Phase
+from windlass.api.status import (
+    CheckpointRecord,
+    Output,
+    Plan,
+    Progress,
+    ResumePoint,
+    TrackingStatus,
+)
+from windlass_workloads.agent.gang import Gang, Mode
+from windlass_workloads.agent.identity import Identity
+from windlass_workloads.agent.timeline import Totals, moment
+
+LEDGER_ROWS = 20
+RECOVERY_ROWS = 10
+SMOOTHING = 0.2
+
+
+@dataclass(slots=True)
+class View:
+    """What ranks have said so far that a report tells."""
+
+    progress: Progress = field(default_factory=Progress)
+    plan: Plan | None = None
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    phase: Phase | None = None
+    save_error: str | None = None
+    tracking: TrackingStatus | None = None
+    tracking_error: str | None = None
+    output: Output | None = None
+    _step_seconds: float | None = None
+
+    def hear(self, event: RankEvent) -> None:
+        """Takes in what a rank says; most of it counts from rank 0 only."""
+        if event.type == "Plan" and event.plan is not None:
+            self._merge_plan(event.plan)
+        elif event.type == "SaveFailed":
+            self.save_error = event.message
+        elif event.rank == 0:
+            self._hear_first(event)
+
+    def restarted(self, step: int) -> None:
+        """A new incarnation begins at this step."""
+        self._step_seconds = None
+        self.phase = None
+        self.progress = self.progress.model_copy(update={"step": step, "eta_seconds": None})
+
+    def _hear_first(self, event: RankEvent) -> None:
+        if event.type == "Step":
+            self._step(event)
+        elif event.type == "Phase":
+            self.phase = event.phase
+        elif event.type == "Validation":
+            self.progress = self.progress.model_copy(update={"validation_loss": event.loss})
+        elif event.type == "Checkpoint" and event.checkpoint is not None:
+            rest = [row for row in self.checkpoints if row.name != event.checkpoint.name]
+            self.checkpoints = [event.checkpoint, *rest][:LEDGER_ROWS]
+            self.save_error = None
+        elif event.type == "Tracking":
+            self.tracking = event.tracking or self.tracking
+            self.tracking_error = event.message
+        elif event.type == "Output":
+            self.output = event.output
+
+    def _step(self, event: RankEvent) -> None:
+        step = event.step or 0
+        total = self.plan.total_steps if self.plan is not None else None
+        if event.seconds is not None:
+            before = self._step_seconds if self._step_seconds is not None else event.seconds
+            self._step_seconds = before + SMOOTHING * (event.seconds - before)
+        eta = self._step_seconds * max(0, total - step) if total and self._step_seconds else None
+        rate = event.tokens / event.seconds if event.tokens is not None and event.seconds else None
+        self.progress = self.progress.model_copy(
+            update={
+                "step": step,
+                "total_steps": total,
+                "loss": event.loss,
+                "learning_rate": event.learning_rate,
+                "tokens_per_second": rate,
+                "mfu": event.mfu,
+                "eta_seconds": eta,
+                "updated_at": moment(event.at),
+            }
+        )
+
+    def _merge_plan(self, plan: Plan) -> None:
+        """Later stages know more, but not everything that earlier ones knew."""
+        known = self.plan.model_dump(exclude_none=True) if self.plan is not None else {}
+        told = plan.model_dump(exclude_none=True)
+        warnings = list(dict.fromkeys([*known.get("warnings", []), *told.get("warnings", [])]))[:32]
+        self.plan = Plan.model_validate({**known, **told, "warnings": warnings})
+        self.progress = self.progress.model_copy(update={"total_steps": self.plan.total_steps})
+
+
+def phase_of(gang: Gang, view: View) -> Phase | None:
+    """What the gang as a whole is doing."""
+    if gang.mode is Mode.PREPARING and gang.life is not None:
+        return Phase.PREPARE
+    if gang.mode is Mode.RUNNING:
+        return view.phase or Phase.RENDEZVOUS
+    if gang.mode is Mode.SAVING:
+        return Phase.SAVE
+    return None if gang.mode is Mode.ENDED else Phase.IMPORTS
+
+
+def build_report(
+    config: RunConfig, me: Identity, gang: Gang, view: View, *, totals: Totals, sequence: int
+) -> Report:
+    """The whole state of the run as this leader sees it."""
+    now = time.time()
+    phase = phase_of(gang, view)
+    return Report(
+        run=config.run,
+        pod=me.pod,
+        pod_uid=me.pod_uid,
+        attempt=config.attempt,
+        ticket=me.ticket,
+        sequence=sequence,
+        sent_at=moment(now),
+        incarnation=gang.incarnation,
+        phase=phase,
+        progress=view.progress.model_copy(update={"phase": phase}),
+        plan=view.plan,
+        checkpoints=view.checkpoints[:LEDGER_ROWS],
+        resume=_resume(gang),
+        recoveries=list(gang.recoveries[-RECOVERY_ROWS:]),
+        restarts=len(gang.recoveries),
+        lost_steps=sum(row.lost_steps for row in gang.recoveries),
+        failure=gang.last_failure,
+        timeline=totals.at(now),
+        members=[
+            MemberReport(
+                index=member.hello.index,
+                pod=member.hello.pod,
+                pod_uid=member.hello.pod_uid,
+                ready=member.ready,
+            )
+            for member in gang.roster
+        ],
+        wanted="RecreateGang" if gang.wants_gang else "Nothing",
+        save_error=view.save_error,
+        tracking=view.tracking,
+        tracking_error=view.tracking_error,
+        output=view.output,
+        verdict=gang.verdict,
+    )
+
+
+def _resume(gang: Gang) -> ResumePoint:
+    record = gang.record
+    if record is None or record.resume is None:
+        return ResumePoint()
+    for each in record.accepted:
+        if each.name == record.resume:
+            return ResumePoint(step=each.step, name=each.name, incarnation=each.incarnation)
+    return ResumePoint(name=record.resume)

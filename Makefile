@@ -34,7 +34,7 @@ check: setup        ## Format, lint, types, import contracts, unit tests (under 
 	$(RUN) -m tests.run check
 
 crds: setup         ## Regenerate crds/, the chart's copy and the reference pages
-	$(RUN) -m windlass.api.crdgen
+	$(RUN) scripts/generate.py
 
 format: setup       ## Format the code
 	$(RUN) -m ruff format . && $(RUN) -m ruff check --fix --quiet .

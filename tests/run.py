@@ -33,7 +33,7 @@ CHECK = (
     Layer("lint", module("ruff", "check", "--quiet", ".")),
     Layer("types", module("mypy", "--no-error-summary")),
     Layer("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
-    Layer("generated", module("windlass.api.crdgen", "--check")),
+    Layer("generated", (sys.executable, "scripts/generate.py", "--check")),
     Layer(
         "unit",
         module("pytest", "-q", "tests/house", "tests/unit", "tests/golden", "tests/perturb", "tests/docs"),
@@ -72,7 +72,10 @@ def main(arguments: list[str]) -> int:
     elif arguments and all(name in known for name in arguments):
         chosen = tuple(known[name] for name in arguments)
     else:
-        print(f"tests.run: expected check, all or layers of {', '.join(known)} (got {arguments})", file=sys.stderr)
+        print(
+            f"tests.run: expected check, all or layers of {', '.join(known)} (got {arguments})",
+            file=sys.stderr,
+        )
         return 2
     return 1 if run(chosen) else 0
 

@@ -1,0 +1,167 @@
+"""What judges look at: the job, the world and the report, sorted out once.
+
+`gather` is called by `decide` before the chain. Facts hold no judgement; a judge that needs a new fact
+gets a property here, so that two judges cannot see one thing differently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from windlass.api.contract import Orders, Report, Verdict
+from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.meta import ConditionType
+from windlass.api.status import Member
+from windlass.core import names
+from windlass.core.decision import Delete, Manifest
+from windlass.core.gang import is_same_member
+from windlass.core.observed import Job, Observed, PodView
+from windlass.core.render.gang import shared_objects
+from windlass.core.settings import RenderSettings
+from windlass.core.status import progress
+from windlass.core.status.conditions import Aspect, is_true, merge
+
+# A pod that outlives its grace period by this much has no kubelet that could end it.
+DEAD_KUBELET = timedelta(seconds=30)
+LOST_NODE = ("DeletionByTaintManager",)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One place in the gang, and the pod in it, if it is there."""
+
+    member: Member
+    pod: PodView | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a judge says. `quiet` means that status stays as stored."""
+
+    status: FineTuneJobStatus
+    applies: tuple[Manifest, ...] = ()
+    creates: tuple[Manifest, ...] = ()
+    deletes: tuple[Delete, ...] = ()
+    requeue_after_seconds: float | None = None
+    orders: Orders = field(default_factory=Orders)
+    confirm_absent: tuple[str, ...] = ()
+    quiet: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The facts of one round. `status` has the report folded in; `report` is None if it does not count."""
+
+    job: Job
+    seen: Observed
+    now: datetime
+    settings: RenderSettings
+    status: FineTuneJobStatus
+    report: Report | None
+    pods: tuple[PodView, ...]
+    slots: tuple[Slot, ...]
+
+    @property
+    def spec(self) -> FineTuneJobSpec:
+        """The spec; judges behind `spec_is_invalid` may use it."""
+        if self.job.spec is None:
+            raise ValueError(f"spec: does not parse (got {self.job.spec_error}); judges must check first")
+        return self.job.spec
+
+    @property
+    def leader(self) -> PodView | None:
+        """The pod of index 0, if it is there."""
+        return next((slot.pod for slot in self.slots if slot.member.index == 0), None)
+
+    @property
+    def former(self) -> tuple[PodView, ...]:
+        """Pods of this run that are no members any more."""
+        current = {slot.pod.uid for slot in self.slots if slot.pod is not None}
+        return tuple(pod for pod in self.pods if pod.uid not in current)
+
+    @property
+    def newest_step(self) -> int:
+        """The step of the newest verified checkpoint."""
+        return max((item.step for item in self.status.checkpoints), default=0)
+
+    def has(self, type: ConditionType) -> bool:
+        """Whether a condition is true in the stored status."""
+        return is_true(self.job.status.conditions, type)
+
+    def verdict(self, pod: PodView | None) -> Verdict | None:
+        """How an agent says it ended: by its report or by its termination message."""
+        if pod is None:
+            return None
+        if self.report is not None and self.report.pod_uid == pod.uid and self.report.verdict is not None:
+            return self.report.verdict
+        return parse_verdict(pod.termination_message) if pod.is_terminal else None
+
+    def is_out_of_reach(self, pod: PodView) -> bool:
+        """Whether the pod is being deleted and its node does not answer any more."""
+        if pod.deletion_timestamp is None:
+            return False
+        return pod.disruption in LOST_NODE or self.now >= pod.deletion_timestamp + DEAD_KUBELET
+
+    def blocks(self, pod: PodView) -> bool:
+        """Whether nothing that replaces this pod may start yet. A zombie on a lost node is fenced instead."""
+        return not pod.is_terminal and not self.is_out_of_reach(pod)
+
+    def state(self, aspects: Iterable[Aspect], **update: Any) -> FineTuneJobStatus:
+        """The status with conditions set and fields updated."""
+        beside = progress.degradations(self.status, self.report) if self.report is not None else ()
+        conditions = merge(
+            self.status.conditions, [*aspects, *beside], now=self.now, generation=self.job.generation
+        )
+        return self.status.model_copy(update={"conditions": conditions, **update})
+
+    def shared(self) -> tuple[Manifest, ...]:
+        """Objects of the present attempt besides pods, as they should be."""
+        return shared_objects(self.job, self.spec, attempt=self.status.gang.attempt, settings=self.settings)
+
+    def deletes(self, pods: Iterable[PodView]) -> tuple[Delete, ...]:
+        """Deletes of those pods that are not being deleted yet."""
+        return tuple(
+            Delete(kind="Pod", name=pod.name, uid=pod.uid) for pod in pods if pod.deletion_timestamp is None
+        )
+
+
+def parse_verdict(text: str) -> Verdict | None:
+    """The verdict in a termination message, None if it is something else."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        return Verdict.model_validate_json(text)
+    except ValidationError:
+        return None
+
+
+def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Facts:
+    """Sort out what was seen. Pods count by their owner's UID, never by labels alone."""
+    pods = tuple(
+        sorted(
+            (pod for pod in seen.pods if pod.owner_uid == job.uid), key=lambda pod: (pod.index, pod.ticket)
+        )
+    )
+    slots = tuple(Slot(member, find_pod(job, pods, member)) for member in job.status.gang.members)
+    leader = next((slot.pod for slot in slots if slot.member.index == 0), None)
+    report = seen.report
+    if report is not None and not progress.is_of_leader(report, leader, job.status):
+        report = None
+    status = job.status if report is None else progress.fold(job.status, report)
+    return Facts(
+        job=job, seen=seen, now=now, settings=settings, status=status, report=report, pods=pods, slots=slots
+    )
+
+
+def find_pod(job: Job, pods: Iterable[PodView], member: Member) -> PodView | None:
+    """The member's pod: by name and labels, and by UID once that is known."""
+    name = names.pod_name(job.name, member.index, member.ticket)
+    for pod in pods:
+        if pod.name == name and is_same_member(member, index=pod.index, ticket=pod.ticket):
+            return pod if member.pod_uid in (None, pod.uid) else None
+    return None

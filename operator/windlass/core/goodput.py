@@ -1,0 +1,108 @@
+"""Where the seconds of a run went, and which share of them were new steps.
+
+The operator calls `account` at each status write, `windlass status` shows the result. Parts sum exactly
+to the time since creation, whatever the clocks of different machines say. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from windlass.api.contract import Timeline
+from windlass.api.status import Goodput, GoodputSeconds
+
+BEFORE_START = ("queued", "scheduling", "pulling")
+OF_AGENTS = (
+    "starting",
+    "loading",
+    "training",
+    "checkpoint_stall",
+    "recovering",
+    "reworked",
+    "back_off",
+    "finishing",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The instants that bound the parts, and what the operator itself has counted.
+
+    `started_at` is the start of the first leader's container; `until` is the instant of the account.
+    """
+
+    created_at: datetime
+    until: datetime
+    admitted_at: datetime | None = None
+    scheduled_at: datetime | None = None
+    started_at: datetime | None = None
+    suspended_seconds: float = 0.0
+    back_off_seconds: float = 0.0
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class Purse:
+    """Time that is not given to a part yet; nobody can take more than is left."""
+
+    left: float
+
+    def take(self, seconds: float) -> float:
+        """As much of this as is left, never less than nothing."""
+        taken = min(max(seconds, 0.0), self.left)
+        self.left -= taken
+        return taken
+
+
+def account(clock: Clock, timeline: Timeline | None, before: Goodput) -> Goodput:
+    """Split the seconds from creation to `until`. `before` is the last account: parts that are over stay."""
+    total = max((clock.until - clock.created_at).total_seconds(), 0.0)
+    purse = Purse(total)
+    parts = dict.fromkeys(GoodputSeconds.model_fields, 0.0)
+    if timeline is not None:
+        take_agents_parts(parts, purse, clock, timeline, before.seconds)
+    else:
+        take_first_parts(parts, purse, clock)
+    seconds = GoodputSeconds(**parts)
+    since_admission = max(total - seconds.queued - seconds.suspended, 0.0) if clock.admitted_at else 0.0
+    return Goodput(
+        ratio=round(seconds.training / since_admission, 4) if since_admission > 0 else None,
+        since_creation=total,
+        since_admission=since_admission,
+        seconds=seconds,
+        lost_steps=before.lost_steps,
+    )
+
+
+def take_first_parts(parts: dict[str, float], purse: Purse, clock: Clock) -> None:
+    """Before the first agent has an account of its own: waiting, placing, pulling, starting."""
+    parts["suspended"] = purse.take(clock.suspended_seconds)
+    parts["back_off"] = purse.take(clock.back_off_seconds)
+    edges = [clock.admitted_at, clock.scheduled_at, clock.started_at]
+    begin, waited = clock.created_at, parts["suspended"]
+    for name, end in zip(BEFORE_START, edges, strict=True):
+        if end is None:
+            parts[name] = purse.take(purse.left)
+            return
+        parts[name] = purse.take((end - begin).total_seconds() - waited)
+        begin, waited = max(begin, end), 0.0
+    parts["starting"] = purse.take(purse.left)
+
+
+def take_agents_parts(
+    parts: dict[str, float], purse: Purse, clock: Clock, timeline: Timeline, before: GoodputSeconds
+) -> None:
+    """With the agents' account: theirs first, what was before them as it was, the rest by who counted it."""
+    for name in OF_AGENTS:
+        parts[name] = purse.take(getattr(timeline, name))
+    for name in BEFORE_START:
+        parts[name] = purse.take(getattr(before, name))
+    if clock.started_at is not None:
+        parts["starting"] += purse.take((timeline.started_at - clock.started_at).total_seconds())
+    parts["suspended"] = purse.take(clock.suspended_seconds)
+    parts["back_off"] += purse.take(clock.back_off_seconds)
+    # What is left is time without a leader, and the moments since its last word.
+    since_last_word = purse.take((clock.until - timeline.until).total_seconds())
+    parts["finishing" if clock.finished else "recovering"] += since_last_word
+    parts["recovering"] += purse.take(purse.left)

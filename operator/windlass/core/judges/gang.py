@@ -1,0 +1,337 @@
+"""Judges about the pods of a run: start, repair, replace, wait, follow.
+
+A judge that gives out tickets only writes status; pods with those tickets are made in a later round. So
+a crash between any two writes is just another state that these judges see.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from windlass.api.meta import ConditionType, Phase, Reason, Rung
+from windlass.api.status import FailedRank, Gang, RecoveryRecord
+from windlass.core import names
+from windlass.core.decision import Manifest
+from windlass.core.facts import Facts, Outcome, Slot
+from windlass.core.gang import next_attempt, replace_members
+from windlass.core.judges.lifecycle import fail, reason_named
+from windlass.core.judges.loss import Loss, charge_losses, losses, worst
+from windlass.core.judges.world import waiting_trouble
+from windlass.core.plan import arithmetic_plan
+from windlass.core.render.pod import pod as render_pod
+from windlass.core.render.run_config import run_config, run_config_name
+from windlass.core.status import conditions, messages
+from windlass.core.status.conditions import find
+from windlass.core.status.progress import RECOVERY_ROWS, reason_of
+
+SILENCE_SECONDS = 60.0
+REFUSAL_BASE_SECONDS = 5.0
+REFUSAL_LIMIT_SECONDS = 300.0
+
+
+def config_name_for(facts: Facts, gang: Gang) -> str:
+    """The name of the configuration that an attempt would get now."""
+    config = run_config(facts.job, facts.spec, attempt=gang.attempt, settings=facts.settings)
+    return run_config_name(facts.job, config)
+
+
+def has_no_gang(facts: Facts) -> Outcome | None:
+    """Nothing was started yet, or it was suspended: give out a gang's tickets. Only a status write."""
+    if facts.status.gang.members:
+        return None
+    gang = next_attempt(facts.status.gang, facts.spec.resources.nodes)
+    ranks = facts.spec.resources.nodes * facts.spec.resources.ranks_per_node
+    first = facts.status.gang.attempt == 0
+    text = messages.accepted(len(gang.members), ranks)
+    aspects = conditions.working(Reason.ACCEPTED if first else Reason.STARTING, text)
+    plan = arithmetic_plan(facts.spec) if first else facts.status.plan
+    status = facts.state(
+        aspects,
+        gang=gang,
+        run_config=config_name_for(facts, gang),
+        admitted_at=facts.status.admitted_at or facts.now,
+        plan=plan,
+    )
+    return Outcome(status)
+
+
+def config_is_lost(facts: Facts) -> Outcome | None:
+    """The attempt's configuration is not there and would be rendered differently today: note its new name."""
+    present = {item.name for item in facts.seen.objects if item.kind == "ConfigMap"}
+    name = config_name_for(facts, facts.status.gang)
+    if facts.status.run_config in (name, *present):
+        return None
+    return Outcome(facts.state((), run_config=name))
+
+
+def gang_wants_recreation(facts: Facts) -> Outcome | None:
+    """The leader says that lower rungs did not help: attempt + 1. Only a status write."""
+    if facts.report is None or facts.report.wanted != "RecreateGang":
+        return None
+    return recreate(facts, "in-place restarts did not help")
+
+
+def recreate(
+    facts: Facts, why: str, rows: tuple[RecoveryRecord, ...] = (), delay_seconds: float = 0.0
+) -> Outcome:
+    """A new attempt in which every pod is new."""
+    gang = next_attempt(facts.status.gang, facts.spec.resources.nodes)
+    aspects = conditions.working(Reason.RECOVERING, messages.gang_recreated(gang.attempt, why))
+    return waiting(facts, aspects, rows, delay_seconds, gang=gang, run_config=config_name_for(facts, gang))
+
+
+def waiting(
+    facts: Facts,
+    aspects: tuple[conditions.Aspect, ...],
+    rows: tuple[RecoveryRecord, ...],
+    delay_seconds: float,
+    **update: object,
+) -> Outcome:
+    """A status write that gives out tickets, with the pause before they are used."""
+    counters = facts.status.counters
+    until = None
+    if delay_seconds > 0:
+        until = facts.now + timedelta(seconds=delay_seconds)
+        counters = counters.model_copy(update={"back_off_seconds": counters.back_off_seconds + delay_seconds})
+    recoveries = [*facts.status.recoveries, *rows][-RECOVERY_ROWS:]
+    status = facts.state(aspects, back_off_until=until, counters=counters, recoveries=recoveries, **update)
+    return Outcome(status)
+
+
+def member_is_lost(facts: Facts) -> Outcome | None:
+    """A pod ended or went away: charge it, and give its place a new ticket. Only a status write."""
+    lost = losses(facts)
+    if not lost:
+        return None
+    charge = charge_losses(facts, lost)
+    cause = worst(lost)
+    failure = cause.judgement.failure().model_copy(update={"at": facts.now})
+    if charge.stop is not None:
+        reason = reason_named(charge.stop)
+        return fail(facts, reason, failure, charge.message)
+    whole = len(lost) == len(facts.slots) and len(facts.slots) > 1
+    rung = Rung.RECREATE_GANG if whole else charge.rung or Rung.RECREATE_POD
+    row = recovery_row(facts, cause, rung)
+    if rung is Rung.RECREATE_GANG:
+        outcome = recreate(facts, cause.judgement.message, (row,), charge.delay_seconds)
+    else:
+        outcome = replace(facts, lost, row, charge.delay_seconds)
+    if cause.is_charged:
+        outcome = with_failure(outcome, failure)
+    return outcome
+
+
+def with_failure(outcome: Outcome, failure: object) -> Outcome:
+    """The outcome, with the failure noted in status."""
+    status = outcome.status.model_copy(update={"last_failure": failure})
+    return Outcome(status, confirm_absent=outcome.confirm_absent)
+
+
+def replace(facts: Facts, lost: tuple[Loss, ...], row: RecoveryRecord, delay_seconds: float) -> Outcome:
+    """The same attempt, with new tickets for the lost places."""
+    gang = replace_members(facts.status.gang, {loss.slot.member.index for loss in lost})
+    cause = worst(lost)
+    place = next(member for member in gang.members if member.index == cause.slot.member.index)
+    text = messages.member_lost(
+        cause.name, cause.judgement.message, names.pod_name(facts.job.name, place.index, place.ticket)
+    )
+    aspects = conditions.working(Reason.RECOVERING, text)
+    outcome = waiting(facts, aspects, (row,), delay_seconds, gang=gang)
+    return Outcome(outcome.status, confirm_absent=tuple(loss.name for loss in lost if loss.slot.pod is None))
+
+
+def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
+    """What the operator knows of a restart; the leader's own row replaces it when the incarnation begins."""
+    judged = cause.judgement
+    return RecoveryRecord(
+        incarnation=facts.status.incarnation + 1,
+        rung=rung,
+        failure_class=judged.failure_class,
+        first_failed=FailedRank(rank=None, pod=cause.name, node=judged.first_failed.node),
+        exit_code=judged.exit_code,
+        signal=judged.signal,
+        evidence=list(judged.evidence),
+        from_step=facts.status.progress.step,
+        resumed_step=facts.newest_step,
+        at=facts.now,
+    )
+
+
+def old_pods_are_in_the_way(facts: Facts) -> Outcome | None:
+    """Pods of an earlier attempt still live: two attempts never overlap. Those on lost nodes do not count."""
+    attempt = facts.status.gang.attempt
+    blocking = [pod for pod in facts.former if pod.attempt != attempt and facts.blocks(pod)]
+    if not blocking:
+        return None
+    aspects = conditions.working(Reason.RECOVERING, messages.old_attempt(attempt, len(blocking)))
+    return Outcome(
+        facts.state(aspects),
+        deletes=facts.deletes(facts.former),
+        requeue_after_seconds=until_out_of_reach(facts, [pod.deletion_timestamp for pod in blocking]),
+    )
+
+
+def until_out_of_reach(facts: Facts, ends: list[datetime | None]) -> float | None:
+    """Seconds until the last of these pods counts as out of reach."""
+    known = [end for end in ends if end is not None]
+    if not known:
+        return None
+    return max((max(known) - facts.now).total_seconds() + 31.0, 1.0)
+
+
+def is_backing_off(facts: Facts) -> Outcome | None:
+    """The next try waits, so that a failing cause is not hammered."""
+    until = facts.status.back_off_until
+    if until is None or facts.now >= until or all(slot.pod is not None for slot in facts.slots):
+        return None
+    ready = find(facts.job.status.conditions, ConditionType.READY)
+    left = (until - facts.now).total_seconds()
+    if ready is not None and ready.reason == Reason.BACKING_OFF:
+        return Outcome(facts.state(()), requeue_after_seconds=left)
+    failure = facts.status.last_failure
+    text = messages.backing_off(left, failure.message if failure is not None else "repeated failures")
+    return Outcome(
+        facts.state(conditions.working(Reason.BACKING_OFF, text)),
+        deletes=facts.deletes(facts.former),
+        requeue_after_seconds=left,
+    )
+
+
+def gang_is_incomplete(facts: Facts) -> Outcome | None:
+    """Make what is missing: shared objects, then pods. A new leader waits for the old one to be gone."""
+    applies = missing_objects(facts)
+    empty = [slot for slot in facts.slots if slot.pod is None]
+    if not empty and not applies:
+        return None
+    refused = refusal(facts)
+    if refused is not None:
+        return refused
+    held = any(facts.blocks(pod) and pod.index == 0 for pod in facts.former)
+    ready = [slot for slot in empty if slot.member.index != 0 or not held]
+    deletes = facts.deletes(facts.former)
+    made = len(facts.slots) - len(empty)
+    reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
+    wait = until_out_of_reach(facts, [pod.deletion_timestamp for pod in facts.former]) if held else None
+    return Outcome(
+        facts.state(conditions.working(reason, messages.starting(made, len(facts.slots)))),
+        applies=applies,
+        creates=tuple(render_member(facts, slot) for slot in ready),
+        deletes=deletes,
+        requeue_after_seconds=wait,
+    )
+
+
+def is_first_start(facts: Facts) -> bool:
+    """Whether the run has never got as far as an incarnation."""
+    return facts.status.gang.attempt <= 1 and facts.status.incarnation <= 1 and not facts.status.recoveries
+
+
+def missing_objects(facts: Facts) -> tuple[Manifest, ...]:
+    """Shared objects that are not there or not as they should be. A configuration in use stays as it is."""
+    present = {(item.kind, item.name): item for item in facts.seen.objects}
+    missing = []
+    for item in facts.shared():
+        kind, metadata = item["kind"], item["metadata"]
+        if item.get("immutable") and ("ConfigMap", facts.status.run_config) in present:
+            continue
+        found = present.get((kind, metadata["name"]))
+        if found is None or found.digest != metadata["annotations"][names.ANNOTATION_DIGEST]:
+            missing.append(item)
+    return tuple(missing)
+
+
+def render_member(facts: Facts, slot: Slot) -> Manifest:
+    """The pod of one place."""
+    return render_pod(
+        facts.job,
+        facts.spec,
+        slot.member,
+        attempt=facts.status.gang.attempt,
+        config_map=facts.status.run_config or "",
+        settings=facts.settings,
+    )
+
+
+def refusal(facts: Facts) -> Outcome | None:
+    """The API server refused one of our objects not long ago: say so, and wait longer each time."""
+    for item in facts.seen.refusals:
+        pause = min(REFUSAL_BASE_SECONDS * 2.0 ** min(item.count - 1, 10), REFUSAL_LIMIT_SECONDS)
+        left = pause - (facts.now - item.at).total_seconds()
+        if left > 0:
+            text = messages.refused(item.reason, item.kind, item.name, item.message)
+            return Outcome(facts.state(conditions.stalled(item.reason, text)), requeue_after_seconds=left)
+    return None
+
+
+def gang_is_waiting(facts: Facts) -> Outcome | None:
+    """All pods are made and not all run: say why."""
+    running = sum(1 for slot in facts.slots if slot.pod is not None and slot.pod.is_running)
+    if running == len(facts.slots) or is_leaving(facts):
+        return None
+    trouble = waiting_trouble(facts)
+    if trouble is None:
+        reason = Reason.WAITING_FOR_PODS if is_first_start(facts) else Reason.RECOVERING
+        aspects = conditions.working(reason, messages.waiting_for_pods(running, len(facts.slots)))
+    elif trouble[0] is Reason.WAITING_FOR_PODS:
+        aspects = conditions.working(*trouble)
+    else:
+        aspects = conditions.stalled(*trouble)
+    return Outcome(facts.state(aspects, gang=with_pods(facts)), deletes=facts.deletes(facts.former))
+
+
+def is_leaving(facts: Facts) -> bool:
+    """Whether members have ended in good order and the leader's last word is still to come."""
+    return any(slot.pod is not None and slot.pod.is_terminal for slot in facts.slots)
+
+
+def with_pods(facts: Facts) -> Gang:
+    """The gang with the UIDs of its pods, known once all are there."""
+    members = [
+        slot.member if slot.pod is None else slot.member.model_copy(update={"pod_uid": slot.pod.uid})
+        for slot in facts.slots
+    ]
+    return facts.status.gang.model_copy(update={"members": members})
+
+
+def gang_is_running(facts: Facts) -> Outcome:
+    """All pods run: follow the leader's reports. The last judge, so it always answers."""
+    leader = facts.leader
+    started = facts.status.started_at or (leader.started_at if leader is not None else None) or facts.now
+    update = {"gang": with_pods(facts), "started_at": started, "back_off_until": None}
+    aspects, wait = follow(facts)
+    return Outcome(
+        facts.state(aspects, **update), deletes=facts.deletes(facts.former), requeue_after_seconds=wait
+    )
+
+
+def follow(facts: Facts) -> tuple[tuple[conditions.Aspect, ...], float | None]:
+    """The state by the last report, and when silence is to be noticed."""
+    heard = heard_at(facts)
+    silent = (facts.now - heard).total_seconds() if heard is not None else 0.0
+    if silent >= SILENCE_SECONDS:
+        return conditions.unheard(Reason.REPORTS_MISSING, messages.reports_missing(SILENCE_SECONDS)), None
+    wait = SILENCE_SECONDS - silent
+    if facts.report is None:
+        # An operator that has just started knows nothing new: what is written stays.
+        running = find(facts.job.status.conditions, ConditionType.RUNNING)
+        if running is not None and running.status == "True":
+            return (), wait
+        reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
+        return conditions.working(reason, messages.agents_starting(len(facts.slots))), wait
+    phase: Phase | None = facts.status.progress.phase
+    reason = reason_of(phase, restarted=not is_first_start(facts))
+    text = messages.at_work(reason, facts.status.progress, facts.status.incarnation)
+    shape = conditions.training if reason in (Reason.TRAINING, Reason.EXPORTING) else conditions.working
+    return shape(reason, text), wait
+
+
+def heard_at(facts: Facts) -> datetime | None:
+    """When the leader was last heard, counting from when it could first be heard."""
+    leader = facts.leader
+    known = [
+        facts.seen.heard_at if facts.report is not None else None,
+        facts.seen.listening_since,
+        leader.started_at if leader is not None else None,
+        facts.status.progress.updated_at,
+    ]
+    return max((time for time in known if time is not None), default=None)

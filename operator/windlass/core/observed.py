@@ -1,0 +1,257 @@
+"""What the operator saw of one run, as frozen values.
+
+The shell fills these from its caches (`from_wire` reads the API's own JSON) and hands them to `decide`.
+Views hold only what a judge reads. They must never hold data of secrets or of users' files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from windlass.api import meta
+from windlass.api.contract import Report
+from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.meta import Reason
+
+Wire = Mapping[str, Any]
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API, or None."""
+    return datetime.fromisoformat(text) if text else None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One FineTuneJob. `spec` is None when it does not parse; `spec_error` then says why."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created_at: datetime
+    status: FineTuneJobStatus
+    spec: FineTuneJobSpec | None = None
+    spec_error: str | None = None
+    deleting: bool = False
+    resource_version: str = ""
+    # What is stored, so that an unchanged status is not written again.
+    stored_status: Wire = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, body: Wire) -> Job:
+        """Read a FineTuneJob as the API server returns it. A spec that does not parse is kept as an error."""
+        metadata = body["metadata"]
+        spec, error = parse_spec(body.get("spec") or {})
+        stored = body.get("status") or {}
+        return cls(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 1),
+            created_at=datetime.fromisoformat(metadata["creationTimestamp"]),
+            status=parse_status(stored),
+            spec=spec,
+            spec_error=error,
+            deleting=metadata.get("deletionTimestamp") is not None,
+            resource_version=metadata.get("resourceVersion", ""),
+            stored_status=stored,
+        )
+
+
+def parse_spec(spec: Wire) -> tuple[FineTuneJobSpec | None, str | None]:
+    """The spec, or the text of what is wrong with it (`field.path: what (got X)`, at most three of them)."""
+    try:
+        return FineTuneJobSpec.model_validate(spec), None
+    except ValidationError as error:
+        return None, describe(error)
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error in the house's form, naming each field by its path."""
+    texts = []
+    for item in error.errors()[:3]:
+        path = "spec"
+        for part in item["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        got = "" if item["type"] == "missing" else f" (got {str(item['input'])[:80]})"
+        texts.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{got}")
+    return "; ".join(texts)
+
+
+def parse_status(stored: Wire) -> FineTuneJobStatus:
+    """The status; blocks that do not parse (written by another version) count as absent."""
+    readable = dict(stored)
+    while True:
+        try:
+            return FineTuneJobStatus.model_validate(readable)
+        except ValidationError as error:
+            for item in error.errors():
+                readable.pop(str(item["loc"][0]), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One pod, with what the kubelet and the scheduler say about its only container."""
+
+    name: str
+    uid: str
+    index: int
+    ticket: int
+    attempt: int
+    owner_uid: str | None = None
+    phase: str = "Pending"
+    reason: str | None = None
+    message: str | None = None
+    node: str | None = None
+    ip: str | None = None
+    created_at: datetime | None = None
+    scheduled_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    # The end of the grace period, as Kubernetes writes it; set means that the pod is being deleted.
+    deletion_timestamp: datetime | None = None
+    waiting_reason: str | None = None
+    waiting_message: str | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    terminated_reason: str | None = None
+    termination_message: str = ""
+    unschedulable: str | None = None
+    disruption: str | None = None
+    # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
+    warning: str | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether its container will not run again."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its container runs."""
+        return self.phase == "Running" and self.exit_code is None
+
+    @classmethod
+    def from_wire(cls, body: Wire, *, warning: str | None = None) -> PodView:
+        """Read a pod of ours as the API server returns it."""
+        metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
+        labels = metadata.get("labels") or {}
+        conditions = {item["type"]: item for item in status.get("conditions") or ()}
+        scheduled = conditions.get("PodScheduled") or {}
+        disruption = conditions.get("DisruptionTarget") or {}
+        container: Wire = next(iter(status.get("containerStatuses") or ()), {})
+        state = container.get("state") or {}
+        waiting, running, ended = (state.get(key) or {} for key in ("waiting", "running", "terminated"))
+        was_scheduled = scheduled.get("status") == "True"
+        refused = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        return cls(
+            name=metadata["name"],
+            uid=metadata["uid"],
+            index=label_number(labels, meta.LABEL_INDEX),
+            ticket=label_number(labels, meta.LABEL_TICKET),
+            attempt=label_number(labels, meta.LABEL_ATTEMPT),
+            owner_uid=controller_uid(metadata),
+            phase=status.get("phase", "Pending"),
+            reason=status.get("reason"),
+            message=status.get("message"),
+            node=spec.get("nodeName"),
+            ip=status.get("podIP"),
+            created_at=parse_time(metadata.get("creationTimestamp")),
+            scheduled_at=parse_time(scheduled.get("lastTransitionTime")) if was_scheduled else None,
+            started_at=parse_time(running.get("startedAt") or ended.get("startedAt")),
+            finished_at=parse_time(ended.get("finishedAt")),
+            deletion_timestamp=parse_time(metadata.get("deletionTimestamp")),
+            waiting_reason=waiting.get("reason"),
+            waiting_message=waiting.get("message"),
+            exit_code=ended.get("exitCode"),
+            signal=ended.get("signal"),
+            terminated_reason=ended.get("reason"),
+            termination_message=ended.get("message") or "",
+            unschedulable=scheduled.get("message", "no node fits") if refused else None,
+            disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+            warning=warning,
+        )
+
+
+def label_number(labels: Wire, key: str) -> int:
+    """A number in a label; -1 when it is missing or not a number, which matches no member."""
+    text = str(labels.get(key, ""))
+    return int(text) if text.isascii() and text.isdigit() else -1
+
+
+def controller_uid(metadata: Wire) -> str | None:
+    """The UID of the controlling owner, if any."""
+    owners = metadata.get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectView:
+    """A ConfigMap, Service or NetworkPolicy: whose it is and which rendering it holds."""
+
+    kind: str
+    name: str
+    owner_uid: str | None = None
+    digest: str | None = None
+
+    @classmethod
+    def from_wire(cls, kind: str, body: Wire) -> ObjectView:
+        """Read such an object as the API server returns it (list items carry no kind)."""
+        metadata = body["metadata"]
+        digest = (metadata.get("annotations") or {}).get(f"{meta.GROUP}/digest")
+        return cls(kind=kind, name=metadata["name"], owner_uid=controller_uid(metadata), digest=digest)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimView:
+    """A PersistentVolumeClaim."""
+
+    name: str
+    phase: str = "Bound"
+    access_modes: tuple[str, ...] = ("ReadWriteMany",)
+    deleting: bool = False
+
+    @classmethod
+    def from_wire(cls, body: Wire) -> ClaimView:
+        """Read a claim as the API server returns it."""
+        spec, status = body.get("spec") or {}, body.get("status") or {}
+        return cls(
+            name=body["metadata"]["name"],
+            phase=status.get("phase", "Pending"),
+            access_modes=tuple(status.get("accessModes") or spec.get("accessModes") or ()),
+            deleting=body["metadata"].get("deletionTimestamp") is not None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The API server's last refusal of one of our objects; the shell forgets it when a later try succeeds."""
+
+    kind: str
+    name: str
+    reason: Reason
+    message: str
+    at: datetime
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything seen of one run besides the job itself."""
+
+    pods: tuple[PodView, ...] = ()
+    objects: tuple[ObjectView, ...] = ()
+    # Claims that exist, of those the spec names; a missing one is not listed.
+    claims: tuple[ClaimView, ...] = ()
+    report: Report | None = None
+    # When that report arrived, by the operator's own clock.
+    heard_at: datetime | None = None
+    refusals: tuple[Refusal, ...] = ()
+    # Since when this operator can hear reports; silence before that says nothing.
+    listening_since: datetime | None = None

@@ -1,0 +1,61 @@
+"""What a run will do, as far as the spec alone says: world size, accumulation, steps.
+
+The first status write and `windlass plan` call it; the first agent's preflight refines it with row counts
+and shapes. Must never guess what only data or model can tell.
+"""
+
+from __future__ import annotations
+
+import math
+
+from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.status import Plan
+
+PACKED_NOTE = "data.packing changes the number of rows per data pass; steps are known after preflight"
+
+
+def arithmetic_plan(spec: FineTuneJobSpec, *, rows: int | None = None) -> Plan:
+    """The plan from the spec. `rows` is the number of training rows, where known."""
+    world = spec.resources.nodes * spec.resources.ranks_per_node
+    per_pass = world * spec.training.micro_batch_size
+    return Plan(
+        total_steps=total_steps(spec, rows),
+        world_size=world,
+        accumulation=max(1, math.ceil(spec.training.global_batch_size / per_pass)),
+        train_samples=rows,
+        warnings=warnings(spec, per_pass),
+    )
+
+
+def total_steps(spec: FineTuneJobSpec, rows: int | None) -> int | None:
+    """Steps of the run, None while rows are needed and not known."""
+    if spec.training.max_steps is not None:
+        return spec.training.max_steps
+    if rows is None or spec.data.packing:
+        return None
+    return math.ceil(rows * (spec.training.epochs or 1) / spec.training.global_batch_size)
+
+
+def warnings(spec: FineTuneJobSpec, per_pass: int) -> list[str]:
+    """What a careful reader of the spec would ask about."""
+    found = []
+    if spec.training.global_batch_size % per_pass:
+        found.append(
+            f"training.globalBatchSize: not a multiple of nodes x ranksPerNode x microBatchSize (got "
+            f"{spec.training.global_batch_size}, {per_pass}); some ranks compute an empty micro-batch"
+        )
+    steps = spec.training.max_steps
+    if steps is not None and spec.checkpoint.every_steps > steps:
+        found.append(
+            f"checkpoint.everySteps: more than training.maxSteps "
+            f"(got {spec.checkpoint.every_steps}, {steps}); a failure loses all work"
+        )
+    if spec.data.packing and spec.training.max_steps is None:
+        found.append(PACKED_NOTE)
+    accelerators = spec.resources.accelerator.count
+    if accelerators and accelerators != spec.resources.ranks_per_node:
+        found.append(
+            f"resources.accelerator.count: not one per rank (got {accelerators} for "
+            f"{spec.resources.ranks_per_node} ranks)"
+        )
+    return found

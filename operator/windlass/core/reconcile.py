@@ -1,0 +1,120 @@
+"""What to do next for one run.
+
+The shell calls `decide` whenever anything about the run changed or a timer ran out, and carries out the
+Decision. Same arguments, same answer: no clock, no I/O, no memory.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from windlass.api.finetune import FineTuneJobStatus
+from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.decision import Decision
+from windlass.core.facts import Facts, Outcome, gather
+from windlass.core.goodput import Clock, account
+from windlass.core.judges.lifecycle import until_deadline
+from windlass.core.observed import Job, Observed
+from windlass.core.settings import RenderSettings
+from windlass.core.status.events import events_between
+
+PROGRESS_INTERVAL: Final = timedelta(seconds=5)
+STANDING_INTERVAL: Final = timedelta(seconds=30)
+"""How often progress is written while steps are taken, and while nothing but the time of the report moves."""
+
+
+def decide(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Decision:
+    """Say what to do next for one run. Pure."""
+    facts = gather(job, seen, now, settings)
+    for judge in FINETUNE_CHAIN:
+        outcome = judge(facts)
+        if outcome is not None:
+            return conclude(facts, outcome)
+    raise ValueError("chains: no judge had an answer (the last one must always have one)")
+
+
+def conclude(facts: Facts, outcome: Outcome) -> Decision:
+    """The decision that an outcome comes to: status only if it changed, and the nearest timer."""
+    status, held_seconds = None, None
+    if not outcome.quiet:
+        status, held_seconds = status_to_write(facts, outcome.status)
+    written = FineTuneJobStatus.model_validate(status) if status is not None else None
+    waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
+    return Decision(
+        status=status,
+        applies=outcome.applies,
+        creates=outcome.creates,
+        deletes=outcome.deletes,
+        events=events_between(facts.job.status, written) if written is not None else (),
+        requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
+        orders=outcome.orders,
+        confirm_absent=outcome.confirm_absent if status is not None else (),
+    )
+
+
+def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:
+    """Seconds to the run's own deadline, while it is neither finished nor suspended."""
+    if outcome.quiet or facts.job.spec is None or facts.job.spec.suspend or outcome.status.finished_at:
+        return None
+    return until_deadline(facts)
+
+
+def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:
+    """The status in wire form if it is to be written now; else None, and when to look again."""
+    status = status.model_copy(update={"observed_generation": facts.job.generation})
+    before = facts.job.status
+    if weighty(status) == weighty(before):
+        wait = progress_wait(facts, status)
+        if wait is None or wait > 0:
+            return None, wait
+    return status.model_copy(update={"goodput": goodput(facts, status)}).to_wire(), None
+
+
+def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
+    """What is written at once when it changes."""
+    data = status.to_wire()
+    for name in ("progress", "goodput"):
+        data.pop(name, None)
+    tracking = data.get("tracking")
+    if isinstance(tracking, dict):
+        tracking.pop("spooled", None)
+    return data
+
+
+def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
+    """Seconds until moved progress may be written; None when it has not moved."""
+    new, old = status.progress, facts.job.status.progress
+    if new == old:
+        return None
+    if old.updated_at is None:
+        return 0.0
+    standing = new.model_copy(update={"updated_at": old.updated_at}) == old
+    due = old.updated_at + (STANDING_INTERVAL if standing else PROGRESS_INTERVAL)
+    left = (due - facts.now).total_seconds()
+    # A clock ahead of ours must not hold writes back for long.
+    return max(min(left, STANDING_INTERVAL.total_seconds()), 0.0)
+
+
+def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:
+    """The account of all seconds as of this write."""
+    timeline = facts.report.timeline if facts.report is not None else None
+    before = status.goodput
+    if facts.report is not None:
+        before = before.model_copy(update={"lost_steps": max(before.lost_steps, facts.report.lost_steps)})
+    if timeline is None and before.seconds.training > 0:
+        return before
+    finished = status.finished_at is not None
+    until = facts.now if finished or timeline is None else min(timeline.until, facts.now)
+    leader = facts.leader
+    clock = Clock(
+        created_at=facts.job.created_at,
+        until=until,
+        admitted_at=status.admitted_at,
+        scheduled_at=leader.scheduled_at if leader is not None else None,
+        started_at=status.started_at,
+        suspended_seconds=status.counters.suspended_seconds,
+        back_off_seconds=status.counters.back_off_seconds,
+        finished=finished,
+    )
+    return account(clock, timeline, before)

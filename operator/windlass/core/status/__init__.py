@@ -1,0 +1,1 @@
+"""The meaning of status: conditions, progress and every sentence that users read."""

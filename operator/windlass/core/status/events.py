@@ -1,0 +1,78 @@
+"""Kubernetes events: what changed between two states of a run.
+
+Derived from status alone, so that each happens once per change and none is needed to understand a run.
+The shell sends them after the status write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import ConditionType, Reason
+from windlass.core.decision import Event
+from windlass.core.status import messages
+from windlass.core.status.conditions import find, is_true
+
+EVENTS_PER_WRITE = 8
+
+
+def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[Event, ...]:
+    """The events of one status write, most important first."""
+    made = [
+        *endings(before, after),
+        *states(before, after),
+        *degradations(before, after),
+        *milestones(before, after),
+    ]
+    return tuple(made[:EVENTS_PER_WRITE])
+
+
+def event(type: Literal["Normal", "Warning"], reason: Reason | str, message: str) -> Event:
+    """An event with a message of allowed length."""
+    return Event(type, Reason(reason), messages.clip(message))
+
+
+def endings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """Complete and Failed."""
+    for kind, name in ((ConditionType.COMPLETE, "Normal"), (ConditionType.FAILED, "Warning")):
+        found = find(after.conditions, kind)
+        if found is not None and not is_true(before.conditions, kind):
+            yield event("Normal" if name == "Normal" else "Warning", found.reason, found.message)
+
+
+def states(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """A new reason of Ready. A stalled run is a warning."""
+    old, new = find(before.conditions, ConditionType.READY), find(after.conditions, ConditionType.READY)
+    if new is None or after.finished_at is not None:
+        return
+    if old is None or old.reason != new.reason:
+        yield event(
+            "Warning" if is_true(after.conditions, ConditionType.STALLED) else "Normal",
+            new.reason,
+            new.message,
+        )
+
+
+def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """Tracking or saving has become degraded."""
+    for kind in (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED):
+        found = find(after.conditions, kind)
+        if found is not None and found.status == "True" and not is_true(before.conditions, kind):
+            yield event("Warning", found.reason, found.message)
+
+
+def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """Recoveries and committed checkpoints that were not there before."""
+    known = {row.incarnation for row in before.recoveries if row.seconds.total > 0}
+    for row in after.recoveries:
+        if row.incarnation not in known and row.seconds.total > 0:
+            text = messages.recovered(row.rung, row.failure_class, row.resumed_step, row.lost_steps)
+            yield event("Normal", Reason.RECOVERED, text)
+    names = {item.name for item in before.checkpoints}
+    for item in after.checkpoints:
+        if item.name not in names:
+            yield event(
+                "Normal", Reason.CHECKPOINT_COMMITTED, messages.checkpoint_committed(item.name, item.step)
+            )

@@ -1,0 +1,134 @@
+"""Folding the leader's report into status.
+
+Reports replace each other and carry everything, so folding is one assignment; what matters is to refuse
+a report of a pod that is no longer the leader, or one older than what is written. Never goes backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from windlass.api.contract import Report
+from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import ConditionType, FailureClass, Phase, Reason
+from windlass.api.status import Plan, RecoveryRecord
+from windlass.core.observed import PodView
+from windlass.core.status import messages
+from windlass.core.status.conditions import Aspect, find
+
+RECOVERY_ROWS = 10
+# What the operator learns from a pod and a leader cannot know: it sees only that the pod went away.
+BETTER_KNOWN = (FailureClass.OUT_OF_MEMORY, FailureClass.PREEMPTED)
+
+
+def is_of_leader(report: Report, leader: PodView | None, status: FineTuneJobStatus) -> bool:
+    """Whether the report was sent by the pod that is the leader of the present attempt."""
+    return (
+        leader is not None
+        and report.pod_uid == leader.uid
+        and report.attempt == status.gang.attempt
+        and report.ticket == leader.ticket
+    )
+
+
+def is_news(report: Report, status: FineTuneJobStatus) -> bool:
+    """Whether the report is at least as new as what status holds."""
+    if report.incarnation != status.incarnation:
+        return report.incarnation > status.incarnation
+    if report.progress.step != status.progress.step:
+        return report.progress.step > status.progress.step
+    written = status.progress.updated_at
+    return written is None or report.sent_at >= written
+
+
+def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
+    """Status with everything that the report says. The caller has checked the sender."""
+    phase = report.phase or report.progress.phase
+    if not is_news(report, status):
+        # A leader that has not claimed an incarnation yet can still say what it is doing.
+        if report.incarnation == 0:
+            waiting = status.progress.model_copy(update={"phase": phase, "updated_at": report.sent_at})
+            return status.model_copy(update={"progress": waiting})
+        return status
+    counters = status.counters.model_copy(
+        update={"restarts": max(status.counters.restarts, report.restarts, report.incarnation - 1)}
+    )
+    progress = report.progress.model_copy(update={"phase": phase, "updated_at": report.sent_at})
+    return status.model_copy(
+        update={
+            "incarnation": report.incarnation,
+            "progress": progress,
+            "plan": with_warnings(report.plan, status.plan) if report.plan else status.plan,
+            "checkpoints": report.checkpoints if report.incarnation > 0 else status.checkpoints,
+            "resume": report.resume,
+            "recoveries": merge_recoveries(status.recoveries, report.recoveries),
+            "last_failure": report.failure or status.last_failure,
+            "counters": counters,
+            "output": report.output or status.output,
+            "tracking": report.tracking or status.tracking,
+        }
+    )
+
+
+def with_warnings(plan: Plan, before: Plan) -> Plan:
+    """The preflight's plan, with what the arithmetic plan knew besides."""
+    known = {name: value for name, value in plan if value is not None and name != "warnings"}
+    warnings = list(dict.fromkeys([*before.warnings, *plan.warnings]))[:32]
+    return before.model_copy(update=known | {"warnings": warnings})
+
+
+def merge_recoveries(
+    ours: Sequence[RecoveryRecord], reported: Sequence[RecoveryRecord]
+) -> list[RecoveryRecord]:
+    """The leader's rows, and the operator's own for incarnations that have not begun.
+
+    For one incarnation the leader's row has the seconds, but the operator's class wins where only the
+    operator can know it.
+    """
+    merged = {row.incarnation: row for row in reported}
+    pending: list[RecoveryRecord] = []
+    newest = max(merged, default=0)
+    for row in ours:
+        told = merged.get(row.incarnation)
+        if told is None:
+            if row.incarnation > newest:
+                pending.append(row)
+            else:
+                merged[row.incarnation] = row
+        elif row.failure_class in BETTER_KNOWN and told.failure_class not in BETTER_KNOWN:
+            known = ("failure_class", "first_failed", "exit_code", "signal", "evidence")
+            merged[row.incarnation] = told.model_copy(update={name: getattr(row, name) for name in known})
+    return [*(merged[key] for key in sorted(merged)), *pending][-RECOVERY_ROWS:]
+
+
+def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
+    """Conditions about what goes on beside training: saving, tracking, the chosen precision."""
+    yield from _degraded(
+        status, ConditionType.TRACKING_DEGRADED, Reason.TRACKING_UNREACHABLE, report.tracking_error
+    )
+    full = report.save_error is not None and messages.is_storage_full(report.save_error)
+    reason = Reason.STORAGE_FULL if full else Reason.SAVE_FAILED
+    yield from _degraded(status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error)
+    if report.plan is not None and report.plan.precision is not None:
+        text = messages.precision_chosen(report.plan.precision, report.plan.precision_reason)
+        yield Aspect(ConditionType.PRECISION_CHOSEN, "True", Reason.AS_EXPECTED, text)
+
+
+def _degraded(
+    status: FineTuneJobStatus, type: ConditionType, reason: Reason, error: str | None
+) -> Iterable[Aspect]:
+    if error is not None:
+        yield Aspect(type, "True", reason, messages.degraded(reason, error))
+    elif find(status.conditions, type) is not None:
+        yield Aspect(type, "False", Reason.AS_EXPECTED)
+
+
+def reason_of(phase: Phase | None, restarted: bool) -> Reason:
+    """The word for a phase, as the REASON column shows it."""
+    if phase in (Phase.TRAIN, Phase.VALIDATE, Phase.SAVE):
+        return Reason.TRAINING
+    if phase is Phase.EXPORT:
+        return Reason.EXPORTING
+    if phase is Phase.PREPARE:
+        return Reason.PREPARING
+    return Reason.RECOVERING if restarted else Reason.STARTING

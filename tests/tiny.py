@@ -1,4 +1,4 @@
-"""A language model of a few hundred thousand parameters with its tokenizer and data, made in seconds, for tests.
+"""A language model of a hundred thousand parameters with its tokenizer and data, made in seconds, for tests.
 
 The tokenizer is trained on generated sentences; the model is a Llama with random weights from a fixed seed.
 """
@@ -9,8 +9,28 @@ import json
 import random
 from pathlib import Path
 
-SUBJECTS = ("invoice", "router", "password", "parcel", "screen", "contract", "battery", "ticket", "refund", "account")
-VERBS = ("broke", "vanished", "arrived late", "was locked", "was charged twice", "stopped", "expired", "failed")
+SUBJECTS = (
+    "invoice",
+    "router",
+    "password",
+    "parcel",
+    "screen",
+    "contract",
+    "battery",
+    "ticket",
+    "refund",
+    "account",
+)
+VERBS = (
+    "broke",
+    "vanished",
+    "arrived late",
+    "was locked",
+    "was charged twice",
+    "stopped",
+    "expired",
+    "failed",
+)
 TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -31,7 +51,9 @@ def write_data(path: Path, count: int = 200, seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as out:
         for question, answer in sentences(count, seed):
-            row = {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+            row = {
+                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+            }
             out.write(json.dumps(row) + "\n")
     return path
 

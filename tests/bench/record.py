@@ -1,6 +1,6 @@
 """What every benchmark writes: figures, how they were got, versions, commit and machine.
 
-Figures of a shared machine are noisy, so benchmarks give medians and ratios of interleaved runs, and keep every single one.
+Figures of a shared machine are noisy: benchmarks give medians and ratios of interleaved runs, and keep each.
 """
 
 from __future__ import annotations
@@ -40,8 +40,12 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
 def machine() -> dict[str, Any]:
     """Processor, cores and memory."""
     info = Path("/proc/cpuinfo").read_text()
-    model = next((line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), "?")
-    memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    model = next(
+        (line.split(":", 1)[1].strip() for line in info.splitlines() if line.startswith("model name")), "?"
+    )
+    memory = next(
+        line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
+    )
     return {
         "processor": model,
         "flags": [flag for flag in FLAGS if f" {flag} " in info],
@@ -59,7 +63,9 @@ def versions(*names: str) -> dict[str, str]:
 def commit() -> str:
     """The commit, with a mark if the tree has changes."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return head.stdout.strip() + ("-modified" if dirty.stdout.strip() else "")
 
 

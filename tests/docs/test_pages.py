@@ -24,7 +24,9 @@ def test_reason_is_documented(reason: Reason) -> None:
     page = ROOT / "docs" / "failures" / f"{reason}.md"
     if page.exists():
         text = page.read_text()
-        assert all(f"## {heading}" in text for heading in ("Why you see it", "What Windlass does", "What to do"))
+        assert all(
+            f"## {heading}" in text for heading in ("Why you see it", "What Windlass does", "What to do")
+        )
     else:
         assert re.search(rf"\b{reason}\b", documented_states()), f"{reason} has neither a page nor a state"
 
@@ -50,7 +52,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*(ROOT / "examples").rglob("*.yaml"), *(ROOT / "crds").glob("*.yaml")]), ids=lambda p: p.name
+    "path",
+    sorted([*(ROOT / "examples").rglob("*.yaml"), *(ROOT / "crds").glob("*.yaml")]),
+    ids=lambda p: p.name,
 )
 def test_shipped_yaml_parses(path: Path) -> None:
     documents = [document for document in yaml.safe_load_all(path.read_text()) if document]

@@ -18,7 +18,9 @@ PAIRS_OF_WORDS = ("/wo" + "rk/", "/ro" + "ot/", "TO" + "DO", "FIX" + "ME", "NotI
 
 def tracked(*suffixes: str) -> list[Path]:
     listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT / line for line in listing.splitlines() if line.endswith(suffixes) and (ROOT / line).is_file()]
+    return [
+        ROOT / line for line in listing.splitlines() if line.endswith(suffixes) and (ROOT / line).is_file()
+    ]
 
 
 def python_sources() -> list[Path]:

@@ -26,7 +26,9 @@ def batch_of(rows: list[dict[str, list[int]]], pad: int) -> dict[str, torch.Tens
     return {
         "input_ids": torch.tensor([row["ids"] + [pad] * n for row, n in zip(rows, fill, strict=True)]),
         "labels": torch.tensor([row["labels"] + [-100] * n for row, n in zip(rows, fill, strict=True)]),
-        "attention_mask": torch.tensor([[1] * len(row["ids"]) + [0] * n for row, n in zip(rows, fill, strict=True)]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row["ids"]) + [0] * n for row, n in zip(rows, fill, strict=True)]
+        ),
     }
 
 
@@ -37,8 +39,12 @@ def main(path: str) -> None:
     torch.set_num_threads(work["threads"])
     torch.manual_seed(work["seed"])
     dist.init_process_group("gloo")
-    model = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32, attn_implementation="sdpa")
-    lora = LoraConfig(r=work["rank"], lora_alpha=2 * work["rank"], target_modules="all-linear", task_type="CAUSAL_LM")
+    model = AutoModelForCausalLM.from_pretrained(
+        work["model"], dtype=torch.float32, attn_implementation="sdpa"
+    )
+    lora = LoraConfig(
+        r=work["rank"], lora_alpha=2 * work["rank"], target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     model = DistributedDataParallel(get_peft_model(model, lora))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=work["learningRate"], weight_decay=0.0)
@@ -53,9 +59,14 @@ def main(path: str) -> None:
         for start in range(0, share, micro):
             model.require_backward_grad_sync = start + micro >= share
             batch = batch_of(mine[start : start + micro], work["pad"])
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[
+                :, :-1
+            ]
             loss = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+                logits.flatten(0, 1).float(),
+                batch["labels"][:, 1:].flatten(),
+                ignore_index=-100,
+                reduction="sum",
             )
             (loss * world / total).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -1,6 +1,6 @@
 """TRL's SFTTrainer on the same samples in the same order, as the second peer of the training benchmark.
 
-Run as `python -m tests.bench.peers.reference WORK.json`, one process per rank with torch's standard variables set.
+Run as `python -m tests.bench.peers.reference WORK.json`, one process per rank with torch's variables set.
 Rank 0 prints one JSON line: seconds and non-pad tokens of every step.
 """
 
@@ -51,7 +51,9 @@ def main(path: str) -> None:
     share = work["globalBatchSize"] // world
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Sequential(
-            model=AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32, attn_implementation="sdpa"),
+            model=AutoModelForCausalLM.from_pretrained(
+                work["model"], dtype=torch.float32, attn_implementation="sdpa"
+            ),
             processing_class=AutoTokenizer.from_pretrained(work["model"]),
             args=SFTConfig(
                 output_dir=scratch,
@@ -80,7 +82,10 @@ def main(path: str) -> None:
                 [{"input_ids": row["ids"], "labels": row["labels"]} for row in work["samples"]]
             ),
             peft_config=LoraConfig(
-                r=work["rank"], lora_alpha=2 * work["rank"], target_modules="all-linear", task_type="CAUSAL_LM"
+                r=work["rank"],
+                lora_alpha=2 * work["rank"],
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
             ),
             callbacks=[clock],
         )
@@ -89,7 +94,8 @@ def main(path: str) -> None:
         size = work["globalBatchSize"]
         rows = work["samples"]
         tokens = [
-            sum(len(row["ids"]) for row in rows[step * size : (step + 1) * size]) for step in range(work["steps"])
+            sum(len(row["ids"]) for row in rows[step * size : (step + 1) * size])
+            for step in range(work["steps"])
         ]
         print(json.dumps({"seconds": clock.seconds, "tokens": tokens}))
 

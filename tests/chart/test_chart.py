@@ -1,0 +1,205 @@
+"""The chart as Helm sees it: lint, values, rights, Pod Security, and what an uninstall keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import helm_python as helm
+import pytest
+import yaml
+
+from windlass.shell.permissions import cluster_rules, namespace_rules
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "windlass"
+NAMESPACE = "windlass-system"
+HOST_ROOT = {
+    "hostRoot": {
+        "enabled": True,
+        "operatorMounts": [{"claim": "windlass-host-usr", "mountPath": "/usr"}],
+        "workloadMounts": [
+            {"claim": "windlass-host-usr", "mountPath": "/usr"},
+            {"claim": "windlass-host-repository", "subPath": ".venv", "mountPath": "/src/.venv"},
+            {"claim": "windlass-host-repository", "subPath": "operator", "mountPath": "/src/operator"},
+        ],
+    }
+}
+EXTREMES = [
+    {},
+    HOST_ROOT,
+    {"mlflow": {"enabled": False}, "crds": {"enabled": False}, "rbac": {"aggregate": False}},
+    {"operator": {"watchNamespaces": ["a", "b"], "replicas": 1, "podDisruptionBudget": False}},
+    {"admission": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"podMonitor": True}},
+    {"imagePullSecrets": ["one"], "operator": {"tolerations": [{"key": "x", "operator": "Exists"}]}},
+]
+
+
+def render(values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    chart = helm.Chart.load(CHART)
+    texts = chart.render(values=values or {}, name="windlass", namespace=NAMESPACE)
+    return [
+        document
+        for path, text in texts.items()
+        if path.endswith(".yaml")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
+def of_kind(documents: list[dict[str, Any]], kind: str, name: str = "") -> list[dict[str, Any]]:
+    return [row for row in documents if row["kind"] == kind and name in row["metadata"]["name"]]
+
+
+def test_lint_finds_nothing_but_the_missing_icon() -> None:
+    found = helm.lint(CHART)
+    assert found["errors"] == []
+    assert [row["error"] for row in found["messages"] if "icon" not in row["error"]] == []
+
+
+@pytest.mark.parametrize("values", EXTREMES, ids=range(len(EXTREMES)))
+def test_renders_at_its_extremes_without_repeated_names(values: dict[str, Any]) -> None:
+    documents = render(values)
+    keys = [(row["kind"], row["metadata"].get("namespace"), row["metadata"]["name"]) for row in documents]
+    assert len(keys) == len(set(keys))
+    for deployment in of_kind(documents, "Deployment"):
+        for container in deployment["spec"]["template"]["spec"]["containers"]:
+            names = [row["name"] for row in container["env"]]
+            assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"operatr": {}}, "operatr"),
+        ({"operator": {"replica": 2}}, "replica"),
+        ({"operator": {"replicas": "two"}}, "replicas"),
+        ({"mlflow": {"port": 80}}, "port"),
+        ({"imagePullPolicy": "Sometimes"}, "imagePullPolicy"),
+        ({"hostRoot": {"workloadMounts": [{"claim": "x"}]}}, "mountPath"),
+    ],
+)
+def test_schema_refuses_unknown_and_wrong_values_by_name(values: dict[str, Any], name: str) -> None:
+    with pytest.raises(helm.HelmError) as caught:
+        helm.Chart.load(CHART).validate_schema(values)
+    assert name in str(caught.value)
+
+
+def test_rights_are_those_of_the_table() -> None:
+    documents = render()
+    assert of_kind(documents, "ClusterRole", "windlass-operator")[0]["rules"] == cluster_rules()
+    expected = namespace_rules(lease="windlass-operator", slice_name="windlass-reports")
+    assert of_kind(documents, "Role", "windlass-operator")[0]["rules"] == expected
+
+
+def test_snapshot_of_all_rights() -> None:
+    """Any change of what the operator may do shows up here, for a reviewer."""
+    lines = sorted(
+        f"{'/'.join(rule['apiGroups'])}:{resource} {','.join(rule['verbs'])} {','.join(rule.get('resourceNames', []))}"
+        for kind in ("ClusterRole", "Role")
+        for role in of_kind(render(), kind, "windlass-operator")
+        for rule in role["rules"]
+        for resource in rule["resources"]
+    )
+    snapshot = Path(__file__).with_name("rights.txt")
+    assert "\n".join(line.strip() for line in lines) + "\n" == snapshot.read_text()
+
+
+def test_no_right_touches_secrets_nodes_or_everything() -> None:
+    rules = [
+        rule for kind in ("ClusterRole", "Role") for row in of_kind(render(), kind) for rule in row["rules"]
+    ]
+    resources = {resource.split("/")[0] for rule in rules for resource in rule["resources"]}
+    assert resources.isdisjoint({"secrets", "nodes", "serviceaccounts", "roles", "clusterroles", "*"})
+    assert all("*" not in rule["verbs"] and "*" not in rule["apiGroups"] for rule in rules)
+
+
+def test_nothing_is_bound_to_everybody() -> None:
+    for kind in ("ClusterRoleBinding", "RoleBinding"):
+        for binding in of_kind(render(), kind):
+            assert all(subject["kind"] == "ServiceAccount" for subject in binding["subjects"])
+
+
+def test_named_namespaces_get_a_role_binding_each_and_no_cluster_wide_one() -> None:
+    documents = render({"operator": {"watchNamespaces": ["a", "b"]}})
+    bound = {row["metadata"]["namespace"] for row in of_kind(documents, "RoleBinding")}
+    assert {"a", "b"} <= bound
+    assert [row["metadata"]["name"] for row in of_kind(documents, "ClusterRoleBinding")] == [
+        "windlass-reviews"
+    ]
+
+
+@pytest.mark.parametrize("values", [{}, HOST_ROOT], ids=["plain", "hostRoot"])
+def test_pods_pass_pod_security_restricted(values: dict[str, Any]) -> None:
+    deployments = of_kind(render(values), "Deployment")
+    assert len(deployments) == 2
+    for deployment in deployments:
+        spec = deployment["spec"]["template"]["spec"]
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not spec.get("hostNetwork") and not spec.get("hostPID") and not spec.get("hostIPC")
+        allowed = {"secret", "emptyDir", "persistentVolumeClaim"}
+        assert all(set(volume) - {"name"} <= allowed for volume in spec["volumes"])
+        for container in spec["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False
+            assert security["readOnlyRootFilesystem"] is True
+            assert security["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["requests"] and container["resources"]["limits"]
+
+
+def test_each_claim_of_the_host_root_is_one_volume() -> None:
+    operator = of_kind(render(HOST_ROOT), "Deployment", "mlflow")[0]["spec"]["template"]["spec"]
+    names = [volume["name"] for volume in operator["volumes"]]
+    assert names.count("windlass-host-repository") == 1
+    mounts = [
+        row for row in operator["containers"][0]["volumeMounts"] if row["name"] == "windlass-host-repository"
+    ]
+    assert {row["subPath"] for row in mounts} == {".venv", "operator"}
+    assert all(row["readOnly"] for row in mounts)
+
+
+def test_uninstall_keeps_crds_and_the_tracking_data() -> None:
+    documents = render()
+    for row in [
+        *of_kind(documents, "CustomResourceDefinition"),
+        *of_kind(documents, "PersistentVolumeClaim"),
+    ]:
+        assert row["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    released = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert all("annotations" not in row["metadata"] for row in released)
+
+
+def test_the_chart_carries_the_generated_crds() -> None:
+    names = {row["metadata"]["name"] for row in of_kind(render(), "CustomResourceDefinition")}
+    assert names == {path.stem for path in (ROOT / "crds").glob("*.yaml")}
+
+
+def test_decimals_stay_strings_on_their_way_through_helm() -> None:
+    text = helm.Chart.load(CHART).render(values={}, name="windlass", namespace=NAMESPACE)[
+        "windlass/templates/crds.yaml"
+    ]
+    assert 'default: "2e-5"' in text
+
+
+def test_report_service_has_no_selector() -> None:
+    assert "selector" not in of_kind(render(), "Service", "windlass-reports")[0]["spec"]
+
+
+def test_view_and_edit_are_aggregated_and_view_cannot_write() -> None:
+    documents = render()
+    view = of_kind(documents, "ClusterRole", "windlass-view")[0]
+    edit = of_kind(documents, "ClusterRole", "windlass-edit")[0]
+    assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
+    assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
+    assert "rbac.authorization.k8s.io/aggregate-to-view" not in edit["metadata"]["labels"]
+    assert all("finetunejobs/status" not in rule["resources"] for rule in edit["rules"])
+
+
+def test_mlflow_knows_its_own_names() -> None:
+    command = of_kind(render(), "Deployment", "mlflow")[0]["spec"]["template"]["spec"]["containers"][0][
+        "command"
+    ]
+    hosts = next(part for part in command if part.startswith("--allowed-hosts="))
+    assert f"windlass-mlflow.{NAMESPACE}:5000" in hosts

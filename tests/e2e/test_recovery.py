@@ -1,4 +1,4 @@
-"""What a user sees when something dies: rank, pod, leader, operator, tracking; and when they change their mind.
+"""What a user sees when something dies: rank, pod, leader, operator, tracking; or minds change.
 
 Each test applies a FineTuneJob of the tiny model to the local cluster and disturbs it mid-run. What is
 asserted is status and objects, never calls. Lost work is bounded by one checkpoint interval + the steps of

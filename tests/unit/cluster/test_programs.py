@@ -1,0 +1,172 @@
+"""Which programs are built or unpacked, from what, and when the cache is used."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from windlass.cli.cluster import binaries, debian
+from windlass.cli.cluster.paths import KUBERNETES_VERSION, repository_root
+
+MODULES = repository_root() / "cluster"
+
+
+@pytest.fixture
+def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `go` that writes the wanted file and records its arguments and settings."""
+    log = tmp_path / "calls"
+    folder = tmp_path / "path"
+    folder.mkdir()
+    script = (
+        '#!/bin/sh\n[ "$1" = env ] && echo go1.26.8 && exit 0\n'
+        f'echo "$CGO_ENABLED $GOTOOLCHAIN $GOFLAGS $*" >> {log}\n'
+        'while [ "$1" != -o ]; do shift; done\necho built > "$2"\n'
+    )
+    (folder / "go").write_text(script)
+    (folder / "go").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return log
+
+
+def test_everything_is_built_once_and_then_found(fake_go: Path, tmp_path: Path) -> None:
+    built = binaries.ensure(MODULES, tmp_path / "cache")
+    names = {
+        "kube-apiserver",
+        "kubectl",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubelet",
+        "kube-proxy",
+    }
+    assert set(built) == names | {"coredns", "pause"}
+    assert all(path.read_text() == "built\n" for path in built.values())
+    lines = fake_go.read_text().splitlines()
+    assert len(lines) == len(built)
+    assert binaries.ensure(MODULES, tmp_path / "cache") == built
+    assert fake_go.read_text().splitlines() == lines
+
+
+def test_builds_are_static_pinned_and_stamped(fake_go: Path, tmp_path: Path) -> None:
+    binaries.ensure(MODULES, tmp_path / "cache")
+    for line in fake_go.read_text().splitlines():
+        assert line.startswith("0 local -buildvcs=false build -trimpath -mod=readonly")
+    (api_server,) = [line for line in fake_go.read_text().splitlines() if "kube-apiserver" in line]
+    assert f"-X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}" in api_server
+
+
+def test_interrupted_build_is_not_taken_for_a_program(fake_go: Path, tmp_path: Path) -> None:
+    first = binaries.ensure(MODULES, tmp_path / "cache")
+    first["kubelet"].rename(first["kubelet"].with_name(".kubelet.new"))
+    assert binaries.ensure(MODULES, tmp_path / "cache")["kubelet"].read_text() == "built\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("go.mod", True), ("go.sum", True), ("main.go", True), ("README.md", False)]
+)
+def test_place_in_the_cache_follows_the_pins(name: str, changes: bool, tmp_path: Path) -> None:
+    module = binaries.MODULES[2]
+    for file in ("go.mod", "go.sum", "main.go"):
+        (tmp_path / file).write_text("one")
+    before = binaries.module_hash(tmp_path, module, "go1.26.8")
+    (tmp_path / name).write_text("two")
+    assert (binaries.module_hash(tmp_path, module, "go1.26.8") != before) is changes
+    assert binaries.module_hash(tmp_path, module, "go1.27.0") != before
+
+
+@pytest.mark.parametrize("module", binaries.MODULES, ids=lambda module: module.name)
+def test_each_program_is_a_pinned_tool_of_its_module(module: binaries.Module) -> None:
+    text = (MODULES / module.name / "go.mod").read_text()
+    for package in module.programs.values():
+        assert package == "." or re.search(rf"^(tool|\t)\s*{re.escape(package)}$", text, re.MULTILINE), (
+            package
+        )
+    if module.name != "pause":
+        assert (MODULES / module.name / "go.sum").stat().st_size > 10_000
+
+
+def test_kubernetes_and_its_parts_have_matching_versions() -> None:
+    text = (MODULES / "kubernetes" / "go.mod").read_text()
+    assert re.search(rf"k8s\.io/kubernetes {re.escape(KUBERNETES_VERSION)}\b", text)
+    replaced = dict(re.findall(r"\t(k8s\.io/[\w-]+) => k8s\.io/[\w-]+ (v[\d.]+)", text))
+    assert len(replaced) >= 25
+    assert set(replaced.values()) == {KUBERNETES_VERSION.replace("v1.", "v0.")}
+
+
+def test_simulated_installation_lists_what_is_missing() -> None:
+    output = (
+        "NOTE: This is only a simulation!\nReading package lists...\n"
+        "Inst libnftnl11 (1.2.4-2 Debian:12.15/oldstable [amd64])\n"
+        "Inst runc (1.1.5 Debian:12, Debian-Security:12 [amd64])\nConf runc (1.1.5)\n"
+    )
+    assert debian.parse_simulation(output) == ["libnftnl11", "runc"]
+
+
+def programs_in(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("#!/bin/sh\n")
+        (folder / name).chmod(0o755)
+
+
+def test_programs_of_the_machine_are_used_where_all_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs_in(tmp_path / "bin", list(debian.PROGRAMS))
+    programs_in(tmp_path / "cni", list(debian.PLUGINS))
+    monkeypatch.setattr(debian, "_SEARCH", str(tmp_path / "bin"))
+    monkeypatch.setattr(debian, "PLUGIN_DIRECTORIES", (str(tmp_path / "cni"),))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    found = debian.ensure(tmp_path / "cache")
+    assert {path.parent for path in found.paths.values()} == {tmp_path / "bin"}
+    assert found.plugins == tmp_path / "cni"
+    assert "LD_LIBRARY_PATH" not in found.environment()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_programs_are_unpacked_once_with_their_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[list[str]] = []
+
+    def unpack(packages: list[str], root: Path, wanted: list[str]) -> None:
+        unpacked.append(packages)
+        programs_in(root / "usr/sbin", ["nft", "iptables"])
+        (root / "complete").touch()
+
+    programs_in(tmp_path / "bin", [name for name in debian.PROGRAMS if name not in ("nft", "iptables")])
+    programs_in(tmp_path / "cni", list(debian.PLUGINS))
+    monkeypatch.setattr(debian, "_unpack", unpack)
+    monkeypatch.setattr(debian, "_SEARCH", str(tmp_path / "bin"))
+    monkeypatch.setattr(debian, "PLUGIN_DIRECTORIES", (str(tmp_path / "cni"),))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    found = debian.ensure(tmp_path / "cache")
+    debian.ensure(tmp_path / "cache")
+    assert unpacked == [["iptables", "nftables"]]
+    environment = found.environment()
+    assert shutil.which("nft", path=environment["PATH"]) == str(found.paths["nft"])
+    assert environment["LD_LIBRARY_PATH"].startswith(str(tmp_path / "cache"))
+    assert environment["XTABLES_LIBDIR"] == environment["LD_LIBRARY_PATH"].split(":")[0] + "/xtables"
+
+
+def test_packages_are_unpacked_and_linked_as_their_installation_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools, root = tmp_path / "tools", tmp_path / "root"
+    tools.mkdir()
+    (tools / "apt-get").write_text(
+        '#!/bin/sh\n[ "$1" = -s ] && echo "Inst iptables (1.8.9 Debian)" && exit 0\ntouch "$2_1_amd64.deb"\n'
+    )
+    (tools / "dpkg").write_text(
+        '#!/bin/sh\nmkdir -p "$3/usr/sbin"; echo x > "$3/usr/sbin/xtables-nft-multi"\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    debian._unpack(["iptables"], root, ["iptables"])
+    links = sorted(path.name for path in (root / "bin").iterdir())
+    assert links == sorted(debian._IPTABLES_NAMES)
+    assert (root / "bin/iptables-save").read_text() == "x\n"
+    assert (root / "complete").exists() and not (root / "downloads").exists()

@@ -285,7 +285,7 @@ def install(client: Client, crd: Object) -> None:
     path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        conditions = client.get(f"{CRD_PATH}/{name}").expect(200).get("status", {}).get("conditions", [])
+        conditions = client.get(f"{CRD_PATH}/{name}").expect(200).get("status", {}).get("conditions") or []
         established = any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
         if established and client.get(path).code == 200:
             return

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from windlass.api import meta
 from windlass.api.finetune import ROOT_RULES, FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.nodes import read
+from windlass.api.reference import page
 from windlass.api.rules import Rule
 from windlass.api.schema import Schema, of_node
 
@@ -156,6 +157,15 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    # YAML 1.2, which Kubernetes reads, takes 2e-5 for a number; PyYAML, by 1.1, would leave it without quotes.
+    numeric = value[:1].isdigit() or value[:1] in ("+", "-")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if value and numeric else None)
+
+
+_Plain.add_representer(str, _text)
+
+
 def outputs() -> dict[str, str]:
     """Every generated file: path below the repository's root, and text."""
     found: dict[str, str] = {}
@@ -168,6 +178,8 @@ def outputs() -> dict[str, str]:
             allow_unicode=True,
         )
         found[f"crds/{definition.plural}.{meta.GROUP}.yaml"] = HEADER + crd
+        reference = page(definition.kind, definition.text, schema(definition))
+        found[f"docs/reference/{definition.kind.lower()}.md"] = reference
     return found
 
 

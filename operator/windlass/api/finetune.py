@@ -95,7 +95,8 @@ CROSS_RULES: Final = (
         wrong="is not divisible by the rows of one pass over all ranks",
         got=(
             "{self.training.globalBatchSize} rows with {self.resources.nodes} nodes x "
-            "{self.resources.ranksPerNode} ranksPerNode x {self.training.microBatchSize} microBatchSize = {rows}"
+            "{self.resources.ranksPerNode} ranksPerNode x "
+            "{self.training.microBatchSize} microBatchSize = {rows}"
         ),
         allowed="a multiple of nodes x ranksPerNode x microBatchSize",
         hint="change globalBatchSize to a multiple of {rows}, or microBatchSize",

@@ -134,8 +134,8 @@ class PodVolume(Model):
             wrong="is reserved, or is not a plain path",
             got="{self}",
             allowed=(
-                "a path outside /windlass, /etc/windlass, /usr, /var/run, /run, /tmp, /proc, /sys, /dev, /bin, "
-                "/sbin, /lib, without '.', '..', '//' or '/' at the end"
+                "a path outside /windlass, /etc/windlass, /usr, /var/run, /run, /tmp, /proc, /sys, /dev, "
+                "/bin, /sbin, /lib, without '.', '..', '//' or '/' at the end"
             ),
             hint="mount it elsewhere, for example at /data/extra",
         ),

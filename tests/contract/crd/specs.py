@@ -1,0 +1,244 @@
+"""Documents for the tests of the API: a small valid one, changes by path, and random ones from the models.
+
+Random documents follow the nodes of the models: mostly values that fit their field, sometimes values of
+another field, another type, null or a misspelt field, so that verdicts of both kinds come up often.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from hypothesis import strategies as st
+
+from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.nodes import Kind, Node, members, read
+
+Document = dict[str, Any]
+JOBS = "/apis/windlass.dev/v1alpha1/namespaces/{}/finetunejobs"
+ABSENT = object()
+
+VALID: Document = {
+    "apiVersion": "windlass.dev/v1alpha1",
+    "kind": "FineTuneJob",
+    "metadata": {"name": "job"},
+    "spec": {
+        "model": {"uri": "pvc://models/SmolLM2-135M-Instruct"},
+        "data": {"sources": [{"uri": "pvc://data/sft/train.jsonl", "format": "Instruction"}]},
+        "training": {"globalBatchSize": 16, "epochs": 1},
+        "checkpoint": {"store": "pvc://checkpoints"},
+    },
+}
+
+STRINGS = (
+    *(
+        "1",
+        "0",
+        "0.05",
+        "0.5",
+        "0.51",
+        "2e-5",
+        "1e-8",
+        "1.0",
+        "1.5",
+        "100",
+        "-1",
+        "1e99",
+        "1e-99",
+        ".5",
+        "01",
+    ),
+    *(
+        "500m",
+        "4Gi",
+        "4G",
+        "0m",
+        "0.000",
+        "10GBB",
+        "3%",
+        "100%",
+        "101%",
+        "999999999",
+        "Latest",
+        "None",
+        "120",
+    ),
+    *("pvc://models/m", "pvc://data/a/b.jsonl", "pvc://data", "pvc://data/../x", "pvc://a/..", "pvc:///x"),
+    *("hf://org/name", "hf://org/name@main", "hf://name", "mlflow://models:/m@best", "mlflow://models:/m/3"),
+    *(
+        "mlflow://models:/m",
+        "s3://u:p@b",
+        "hf://u:p@org/name",
+        "file:///etc/shadow",
+        "pvc://a/b c",
+        "pvc://a/ä",
+    ),
+    *("http://mlflow:5000", "https://u:p@mlflow", "http://169.254.169.254/", "nvidia.com/gpu", "gpu", "name"),
+    *(
+        "Name",
+        "a-",
+        "-a",
+        "a.b",
+        "a\n",
+        "a\u0000",
+        "",
+        "RANK",
+        "RANK2",
+        "PET_X",
+        "WORLD",
+        "system-node",
+        "batch",
+    ),
+    *(
+        "hf_" + "a" * 20,
+        "/data",
+        "/data/",
+        "/usr/x",
+        "/usrx",
+        "/",
+        "/a/../b",
+        "/a//b",
+        "/.a",
+        "/tmp",
+        "/var/run/x",
+    ),
+    *(
+        "team",
+        "example.com/team",
+        "windlass.dev/run",
+        "a b",
+        "q_proj",
+        "all-linear",
+        "image:1",
+        "image@sha256:0",
+    ),
+    *(
+        "LoRA",
+        "lоra",
+        "IA3",
+        "DDP",
+        "DeepSpeed",
+        "x" * 64,
+        "x" * 254,
+        "x" * 1025,
+        "🚀",
+        "true",
+        "$(RANK); rm -rf /",
+    ),
+)
+ODD = (None, True, False, 0, 1, -1, 1.5, 2.0, 2**63, "two", "0777", "1_000", [], {}, [None], {"a": 1}, ["x"])
+
+
+def change(path: str, value: Any, document: Document = VALID) -> Document:
+    """A copy of `document` with the value at a dotted path set, or removed where `value` is ABSENT."""
+    changed = copy.deepcopy(document)
+    *parents, last = path.split(".")
+    place: Any = changed
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+    if value is ABSENT:
+        place.pop(last, None)
+    elif isinstance(place, list):
+        place[int(last)] = value
+    else:
+        place[last] = value
+    return changed
+
+
+def _fitting(node: Node) -> list[str]:
+    found = [
+        one
+        for one in STRINGS
+        if (node.bounds.min_length or 0) <= len(one) <= (node.bounds.max_length or 9999)
+        and all(rule.holds(one, None) for rule in node.rules)
+    ]
+    return found or ["x"]
+
+
+def _integers(node: Node) -> st.SearchStrategy[Any]:
+    low, high = node.bounds.at_least or 0, node.bounds.at_most or 100
+    small = st.sampled_from([one for one in (low, low + 1, 2, 3, 4, 8, 16, 64, 100) if low <= one <= high])
+    edges = st.sampled_from([low - 1, low, high, high + 1])
+    return st.one_of(small, small, small, small, st.integers(low, high), edges)
+
+
+def scalars(node: Node) -> st.SearchStrategy[Any]:
+    """Values of one leaf, mostly fitting."""
+    if node.kind is Kind.BOOLEAN:
+        return st.booleans()
+    if node.kind is Kind.INTEGER:
+        return _integers(node)
+    if node.choices:
+        return st.one_of(
+            st.sampled_from(node.choices), st.sampled_from(node.choices), st.sampled_from(STRINGS)
+        )
+    fitting = st.sampled_from(_fitting(node))
+    return st.one_of(*[fitting] * 15, st.sampled_from(STRINGS))
+
+
+@st.composite
+def values(draw: st.DrawFn, node: Node, rarity: int) -> Any:
+    """A value of `node`; about one in `rarity` leaves is of a type that does not belong there."""
+    if draw(st.integers(0, rarity)) == 0:
+        return draw(st.sampled_from(ODD))
+    if node.kind is Kind.OBJECT and node.model is not None:
+        return draw(objects(node, rarity))
+    if node.kind is Kind.ARRAY and node.item is not None:
+        least = node.bounds.min_length or 0
+        size = draw(st.sampled_from([least, 1, 1, 2, 3]))
+        return [draw(values(node.item, rarity)) for _ in range(size)]
+    if node.kind is Kind.MAP:
+        keys = st.sampled_from(["team", "example.com/team", "pool", "a b", "windlass.dev/run", "x" * 64])
+        inside = st.sampled_from(["a", "b-c", "", "a b", "x" * 64])
+        return draw(st.dictionaries(keys, inside, max_size=2))
+    return draw(scalars(node))
+
+
+@st.composite
+def objects(draw: st.DrawFn, node: Node, rarity: int) -> Document:
+    """A block: required fields nearly always, optional ones now and then, rarely an unknown one."""
+    assert node.model is not None
+    found: Document = {}
+    for one in members(node.model):
+        wanted = draw(st.integers(0, 60)) > 0 if one.required else draw(st.integers(0, 4)) == 0
+        if wanted:
+            found[one.name] = draw(values(one.node, rarity))
+    if draw(st.integers(0, 150)) == 0:
+        found[draw(st.sampled_from(["worker", "global_batch_size", "Nodes"]))] = draw(
+            st.sampled_from([1, None])
+        )
+    return found
+
+
+def fields_below(node: Node, path: str) -> list[tuple[str, Node]]:
+    """Every field that is reached without a list, by dotted path."""
+    assert node.model is not None
+    found: list[tuple[str, Node]] = []
+    for one in members(node.model):
+        here = f"{path}.{one.name}"
+        found.append((here, one.node))
+        if one.node.kind is Kind.OBJECT:
+            found += fields_below(one.node, here)
+    return found
+
+
+FIELDS = fields_below(read(FineTuneJobSpec), "spec")
+LEAVES = [(path, node) for path, node in FIELDS if node.kind is not Kind.OBJECT]
+TRACKED = change("spec.tracking", {"mlflow": {"uri": "http://mlflow:5000", "registerAs": "bot"}})
+DEEP = change("spec.parallelism", {"strategy": "DeepSpeed", "zeroStage": 2})
+HELD_OUT = change("spec.data.validation", {"fraction": "0.05"}, change("spec.adapter", {"rank": 8}))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """A valid document with one to six fields changed, mostly to values that fit."""
+    document = draw(st.sampled_from([VALID, TRACKED, DEEP, HELD_OUT]))
+    for _ in range(draw(st.integers(1, 6))):
+        path, node = draw(st.sampled_from(FIELDS if draw(st.integers(0, 5)) == 0 else LEAVES))
+        value = draw(values(node, draw(st.sampled_from([10, 5000, 5000, 5000, 5000]))))
+        try:
+            document = change(path, value, document)
+        except (AttributeError, TypeError, IndexError, ValueError):
+            continue  # an earlier change left no block at this path
+    names = ["job"] * 30 + ["a.b", "9a", "x" * 41, "x" * 40]
+    return change("metadata.name", draw(st.sampled_from(names)), document)

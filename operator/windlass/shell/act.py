@@ -1,0 +1,223 @@
+"""Carries out a decision: status first, then objects, pods, deletes and events.
+
+`Actor.act` is called by the reconciler once per round. Each write is safe to repeat and safe to lose, so a
+crash between two of them is just another state that the next round observes. It judges nothing; what the API
+server refuses is remembered for the next decision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from windlass.api.meta import Reason
+from windlass.core.decision import Decision, Delete, Manifest
+from windlass.core.observed import Refusal
+from windlass.shell.cache import slim_child, slim_job, slim_pod
+from windlass.shell.client import Client, Json, controller_uid
+from windlass.shell.clock import Clock
+from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
+from windlass.shell.events import Recorder
+from windlass.shell.logging import logger
+from windlass.shell.observe import Caches, Memory
+from windlass.shell.resources import FINE_TUNE_JOBS, PODS, of
+
+LOG = logger("act")
+
+QUOTA: Final = "exceeded quota"
+LIMIT: Final = re.compile(r"(maximum|minimum|must specify) .*(per (Pod|Container)|for)|failed quota")
+SECURITY: Final = "violates PodSecurity"
+DENIED: Final = "denied"
+RIGHTS: Final = re.compile(r"cannot \w+ resource")
+NAMESPACE_ENDS: Final = "is being terminated"
+
+
+class Stale(Exception):
+    """The decision was made on an old view; observe and decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a round did. `again` asks for another round at once."""
+
+    writes: int = 0
+    again: bool = False
+
+
+class Actor:
+    """Writes to the API server and puts the answers into the caches."""
+
+    def __init__(
+        self,
+        client: Client,
+        caches: Caches,
+        recorder: Recorder,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._recorder = recorder
+        self._clock = clock.monotonic
+        self._now = clock.now
+
+    async def act(self, job: Json, decision: Decision, memory: Memory) -> Done:
+        """Do what was decided about `job`, in order. Stale if the world has moved on."""
+        await self._confirm_absent(job, decision.confirm_absent)
+        before = self._client.writes
+        renewed = False
+        if decision.status is not None and decision.status != job.get("status"):
+            renewed = members(decision.status) != members(job.get("status") or {})
+            job = await self._write_status(job, decision.status)
+        if renewed:
+            # Tickets are given out by this write alone; pods follow from what is stored then.
+            await self._tell(job, decision)
+            return Done(self._client.writes - before, again=True)
+        if decision.creates:
+            await self._check_current(job)
+        refused = await self._apply_all(job, decision.applies, memory)
+        if not refused:
+            refused = await self._create_all(job, decision.creates, memory)
+        await self._delete_all(job, decision.deletes)
+        await self._tell(job, decision)
+        return Done(self._client.writes - before, again=refused)
+
+    async def _tell(self, job: Json, decision: Decision) -> None:
+        for event in decision.events:
+            await self._recorder.record(job, event)
+
+    async def _confirm_absent(self, job: Json, absent: Iterable[str]) -> None:
+        for name in absent:
+            try:
+                body = await self._client.get(PODS, name, namespace=job["metadata"]["namespace"])
+            except NotFound:
+                continue
+            self._caches.pods.upsert(slim_pod(body))
+            raise Stale
+
+    async def _write_status(self, job: Json, status: Json) -> Json:
+        answer = slim_job(await self._client.apply_status(FINE_TUNE_JOBS, job, status))
+        self._caches.jobs.upsert(answer)
+        return answer
+
+    async def _check_current(self, job: Json) -> None:
+        """Pods are made only for the job as it is now: a cache may be behind, a job may be on its way out."""
+        metadata = job["metadata"]
+        try:
+            live = await self._client.get(FINE_TUNE_JOBS, metadata["name"], namespace=metadata["namespace"])
+        except NotFound:
+            self._caches.jobs.drop(job)
+            raise Stale from None
+        slim = slim_job(live)
+        self._caches.jobs.upsert(slim)
+        same = live["metadata"]["uid"] == metadata["uid"] and not live["metadata"].get("deletionTimestamp")
+        if not same or members(live.get("status") or {}) != members(job.get("status") or {}):
+            raise Stale
+
+    # --- objects ------------------------------------------------------------------------------
+
+    async def _apply_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
+        refused = False
+        for manifest in manifests:
+            body = dict(manifest)
+            kind, name = body["kind"], body["metadata"]["name"]
+            try:
+                await self._apply(job, body, memory)
+                memory.refusals.pop((kind, name), None)
+            except (Forbidden, Invalid) as error:
+                refused = True
+                self._remember(memory, kind, name, error)
+            except NotOurs:
+                refused = True
+        return refused
+
+    async def _apply(self, job: Json, body: Json, memory: Memory) -> None:
+        kind, metadata = body["kind"], body["metadata"]
+        cache = self._caches.children[kind]
+        resource = of(kind)
+        if cache.get(metadata["namespace"], metadata["name"]) is None:
+            # The caches show labelled objects only: whoever else has the name is found by asking.
+            try:
+                present = await self._client.get(resource, metadata["name"], namespace=metadata["namespace"])
+            except NotFound:
+                present = None
+            if present is not None and controller_uid(present) != job["metadata"]["uid"]:
+                memory.strangers[kind, metadata["name"]] = (self._clock(), controller_uid(present))
+                raise NotOurs(kind, metadata["name"])
+        cache.upsert(slim_child(await self._client.apply(resource, body)))
+
+    async def _create_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
+        made = 0
+        for manifest in manifests:
+            body = dict(manifest)
+            name = body["metadata"]["name"]
+            try:
+                self._caches.pods.upsert(slim_pod(await self._client.create(PODS, body)))
+                made += 1
+            except (Forbidden, Invalid) as error:
+                # The rest of a gang would be refused alike; pods that exist stay.
+                self._remember(memory, "Pod", name, error)
+                return True
+            except NotOurs as error:
+                self._keep(memory, "Pod", name, Reason.OBJECT_CONFLICT, str(error))
+                return True
+        if made:
+            # Whatever was refused under an older ticket is over.
+            memory.refusals = {key: item for key, item in memory.refusals.items() if key[0] != "Pod"}
+        return False
+
+    async def _delete_all(self, job: Json, deletes: Iterable[Delete]) -> None:
+        namespace = job["metadata"]["namespace"]
+        for delete in deletes:
+            cache = self._caches.pods if delete.kind == "Pod" else self._caches.jobs
+            known = cache.get(namespace, delete.name)
+            version = None
+            if known is not None and known["metadata"]["uid"] == delete.uid:
+                version = known["metadata"].get("resourceVersion")
+            try:
+                await self._client.delete(
+                    of(delete.kind),
+                    delete.name,
+                    namespace=namespace,
+                    uid=delete.uid,
+                    resource_version=version,
+                )
+            except Conflict as error:
+                # It changed since it was seen: the change may be why it should stay.
+                raise Stale from error
+
+    # --- refusals -----------------------------------------------------------------------------
+
+    def _remember(self, memory: Memory, kind: str, name: str, error: ApiError) -> None:
+        reason = classify(error)
+        if reason is None:
+            raise error
+        self._keep(memory, kind, name, reason, error.message)
+
+    def _keep(self, memory: Memory, kind: str, name: str, reason: Reason, message: str) -> None:
+        known = memory.refusals.get((kind, name))
+        count = known.count + 1 if known is not None and known.reason == reason else 1
+        LOG.warning(
+            "object refused", kind=kind, name=name, reason=str(reason), problem=message[:300], count=count
+        )
+        memory.refusals[kind, name] = Refusal(kind, name, reason, message[:2048], self._now(), count)
+
+
+def classify(error: ApiError) -> Reason | None:
+    """Which reason a refusal by the API server has; None when the job is not to blame for it."""
+    message = error.message
+    if NAMESPACE_ENDS in message or RIGHTS.search(message):
+        return None
+    if QUOTA in message or LIMIT.search(message):
+        return Reason.QUOTA_EXCEEDED
+    if SECURITY in message or DENIED in message:
+        return Reason.POD_SECURITY_DENIED
+    return Reason.INVALID_SPEC if isinstance(error, Invalid) else None
+
+
+def members(status: Json) -> list[tuple[Any, ...]]:
+    """Attempt and places of a gang: what may change by a status write alone."""
+    gang = status.get("gang") or {}
+    return [(gang.get("attempt", 0),), *((one["index"], one["ticket"]) for one in gang.get("members") or ())]

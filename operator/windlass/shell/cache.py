@@ -1,0 +1,185 @@
+"""What was last seen of the cluster, by kind, namespace and name.
+
+The reflectors and kopf's handler write it, rounds read it. An older version never replaces a newer one, so
+that the answer to our own write counts at once and a late event changes nothing. It holds slim copies only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Json = dict[str, Any]
+Name = tuple[str, str]
+"""Namespace and name."""
+
+
+def version_of(body: Json) -> int:
+    """The resourceVersion as a number; versions of one kind are comparable, across objects too."""
+    text = str(body.get("metadata", {}).get("resourceVersion") or "0")
+    return int(text) if text.isdigit() else 0
+
+
+def name_of(body: Json) -> Name:
+    """Namespace and name of an object."""
+    metadata = body["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]
+
+
+class Cache:
+    """Objects of one kind. `changed` hears of each object that was added, changed or dropped."""
+
+    def __init__(self, *, index: Callable[[Json], str | None] | None = None) -> None:
+        self._objects: dict[Name, Json] = {}
+        self._dropped: dict[Name, int] = {}
+        self._index = index
+        self._indexed: dict[str, set[Name]] = {}
+        self.changed: Callable[[Json], None] = lambda _: None
+        self.newest = 0
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __iter__(self) -> Iterator[Json]:
+        return iter(list(self._objects.values()))
+
+    def get(self, namespace: str, name: str) -> Json | None:
+        """The object, or None."""
+        return self._objects.get((namespace, name))
+
+    def find(self, value: str) -> list[Json]:
+        """Objects with this index value, by name."""
+        return [self._objects[name] for name in sorted(self._indexed.get(value, ()))]
+
+    def upsert(self, body: Json) -> bool:
+        """Take an object unless a newer version of its name, or of its removal, is known. Whether it was taken."""
+        name, version = name_of(body), version_of(body)
+        known = self._objects.get(name)
+        if known is not None and version_of(known) > version:
+            return False
+        if self._dropped.get(name, -1) >= version:
+            return False
+        self._put(name, body)
+        self.newest = max(self.newest, version)
+        if known is None or version_of(known) != version:
+            self.changed(body)
+        return True
+
+    def drop(self, body: Json) -> None:
+        """The object is gone. A newer one of the same name stays."""
+        name, version = name_of(body), version_of(body)
+        known = self._objects.get(name)
+        if known is not None and version_of(known) > version:
+            return
+        # An event from before the removal may still be on its way.
+        self._remember_removal(name, version)
+        self.newest = max(self.newest, version)
+        if known is not None:
+            self._remove(name)
+            self.changed(known)
+
+    def replace(self, bodies: list[Json], *, version: int, namespace: str | None = None) -> None:
+        """Take a complete list: what it lacks is gone, unless it was seen newer than the list."""
+        present = {name_of(body) for body in bodies}
+        for name, known in list(self._objects.items()):
+            inside = namespace is None or name[0] == namespace
+            if inside and name not in present and version_of(known) <= version:
+                self._remove(name)
+                self.changed(known)
+        for body in bodies:
+            self.upsert(body)
+        self.newest = max(self.newest, version)
+
+    def _remember_removal(self, name: Name, version: int) -> None:
+        self._dropped[name] = max(version, self._dropped.get(name, -1))
+        if len(self._dropped) > 4096:
+            self._dropped.pop(next(iter(self._dropped)))
+
+    def _put(self, name: Name, body: Json) -> None:
+        self._remove(name)
+        self._objects[name] = body
+        value = self._index(body) if self._index else None
+        if value is not None:
+            self._indexed.setdefault(value, set()).add(name)
+
+    def _remove(self, name: Name) -> None:
+        known = self._objects.pop(name, None)
+        value = self._index(known) if self._index and known is not None else None
+        if value is not None and value in self._indexed:
+            self._indexed[value].discard(name)
+            if not self._indexed[value]:
+                del self._indexed[value]
+
+
+# --- slim copies ----------------------------------------------------------------------------------
+
+METADATA = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "ownerReferences",
+)
+POD_STATUS = ("phase", "reason", "message", "podIP", "startTime")
+CONDITIONS = ("PodScheduled", "DisruptionTarget")
+
+
+def slim_metadata(body: Json) -> Json:
+    """The metadata that anybody here reads, with our own annotations."""
+    metadata = body["metadata"]
+    kept = {key: metadata[key] for key in METADATA if metadata.get(key) is not None}
+    own = {key: value for key, value in (metadata.get("annotations") or {}).items() if "windlass" in key}
+    if own:
+        kept["annotations"] = own
+    return kept
+
+
+def slim_job(body: Json) -> Json:
+    """A job without what only other programs need."""
+    return {
+        "metadata": slim_metadata(body),
+        "spec": body.get("spec") or {},
+        "status": body.get("status") or {},
+    }
+
+
+def slim_pod(body: Json) -> Json:
+    """A pod without its template and probes: about a tenth of its size."""
+    status = body.get("status") or {}
+    kept = {key: status[key] for key in POD_STATUS if status.get(key) is not None}
+    kept["conditions"] = [item for item in status.get("conditions") or () if item.get("type") in CONDITIONS]
+    kept["containerStatuses"] = [
+        {"name": item.get("name"), "state": item.get("state") or {}}
+        for item in status.get("containerStatuses") or ()
+    ]
+    return {
+        "metadata": slim_metadata(body),
+        "spec": {"nodeName": (body.get("spec") or {}).get("nodeName")},
+        "status": kept,
+    }
+
+
+def slim_claim(body: Json) -> Json:
+    """A claim's phase and access modes."""
+    spec, status = body.get("spec") or {}, body.get("status") or {}
+    return {
+        "metadata": slim_metadata(body),
+        "spec": {"accessModes": spec.get("accessModes") or []},
+        "status": {key: status[key] for key in ("phase", "accessModes") if key in status},
+    }
+
+
+def slim_child(body: Json) -> Json:
+    """A Service, NetworkPolicy or ConfigMap. The data of an immutable ConfigMap cannot drift and is dropped."""
+    kept: Json = {"metadata": slim_metadata(body)}
+    if "spec" in body:
+        kept["spec"] = body["spec"]
+    if body.get("immutable"):
+        kept["immutable"] = True
+    elif "data" in body:
+        kept["data"] = body["data"]
+    return kept

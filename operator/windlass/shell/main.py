@@ -1,0 +1,107 @@
+"""The operator process: reads settings, wires the parts, leads when it holds the Lease, and ends in order.
+
+`python -m windlass.shell.main` is the container's command. Every replica watches and serves probes; only the
+leader runs rounds, takes reports and writes. Losing the Lease ends the process at once, see `lease`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from windlass.shell.client import Client
+from windlass.shell.credentials import Credentials, CredentialsError, find
+from windlass.shell.errors import ApiError, Unreachable
+from windlass.shell.logging import configure, logger
+from windlass.shell.operator import Operator
+from windlass.shell.resources import JOB_KINDS
+from windlass.shell.settings import Settings, SettingsError, from_environment
+
+LOG = logger("main")
+
+EXIT_SETTINGS: Final = 2
+EXIT_NO_KINDS: Final = 4
+EXIT_PART_DIED: Final = 5
+DRAIN_SECONDS: Final = 15.0
+
+
+async def missing_kinds(client: Client) -> str | None:
+    """What is wrong with the installation, or None: each of our kinds must be served."""
+    for resource in JOB_KINDS:
+        try:
+            served = await client.raw(f"/apis/{resource.group}/{resource.version}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            served = {}
+        if resource.plural not in {item.get("name") for item in served.get("resources") or []}:
+            return (
+                f"customresourcedefinition {resource.plural}.{resource.group}: is not installed (got no version "
+                f"{resource.version}); allowed: version {resource.version}. hint: kubectl apply -f crds/, or install "
+                "the chart with crds.install=true"
+            )
+    return None
+
+
+async def run(settings: Settings, credentials: Credentials) -> int:
+    """Run until a signal or a fatal error; returns the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    operator = Operator(settings, credentials)
+    try:
+        problem = await missing_kinds(operator.client)
+        if problem is not None:
+            LOG.error("kinds are missing", problem=problem)
+            return EXIT_NO_KINDS
+        await operator.start()
+        tasks = [asyncio.create_task(body, name=name) for name, body in operator.background().items()]
+        return await wait(stop, tasks, operator.lead())
+    except (ApiError, Unreachable) as error:
+        LOG.error("start failed", problem=str(error)[:500])
+        return EXIT_PART_DIED
+    finally:
+        await operator.stop()
+
+
+async def wait(stop: asyncio.Event, tasks: list[asyncio.Task[None]], lead: Coroutine[Any, Any, None]) -> int:
+    """Wait for a signal (0) or the unexpected end of a part; cancel the rest."""
+    stopping: asyncio.Task[Any] = asyncio.create_task(stop.wait(), name="signal")
+    parts: list[asyncio.Task[Any]] = [*tasks, asyncio.create_task(lead, name="lead")]
+    await asyncio.wait([stopping, *parts], return_when=asyncio.FIRST_COMPLETED)
+    status = 0
+    for task in parts:
+        if task.done() and not task.cancelled():
+            LOG.error("a part of the operator ended", part=task.get_name(), error=task.exception())
+            status = EXIT_PART_DIED
+    for task in (stopping, *parts):
+        task.cancel()
+    # Rounds in progress end at their next await; each write is safe to lose.
+    await asyncio.wait([stopping, *parts], timeout=DRAIN_SECONDS)
+    return status
+
+
+def main() -> int:
+    """Entry point."""
+    began = time.monotonic()
+    try:
+        settings = from_environment(os.environ)
+        credentials = find()
+    except (SettingsError, CredentialsError) as error:
+        print(str(error), file=sys.stderr)  # noqa: T201 - before logs are configured
+        return EXIT_SETTINGS
+    configure(settings.log_level)
+    LOG.info("operator starts", namespace=settings.namespace, pod=settings.pod_name)
+    status = asyncio.run(run(settings, credentials))
+    LOG.info("operator ends", status=status, seconds=round(time.monotonic() - began, 1))
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""Collects what one round may look at: from the caches, the inbox, and a few live reads.
+
+`Observer.observe` is called by the reconciler before every decision. Live reads are rare and only of things
+that no watch tells: events about pods that do not start, and strangers that hold a name we need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+from windlass.core import names
+from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
+from windlass.core.render.gang import shared_objects
+from windlass.core.settings import RenderSettings
+from windlass.shell.cache import Cache
+from windlass.shell.client import Client
+from windlass.shell.clock import Clock
+from windlass.shell.errors import ApiError, NotFound, Unreachable
+from windlass.shell.inbox import Inbox
+from windlass.shell.resources import EVENTS, of
+
+Json = dict[str, Any]
+Key = tuple[str, str, str]
+"""Kind, namespace and name of a job."""
+
+STARTING_SECONDS: Final = 3.0
+WARNING_SECONDS: Final = 5.0
+STRANGER_SECONDS: Final = 5.0
+
+
+def run_uid(body: Json) -> str | None:
+    """UID of the controlling owner: what children are looked up by."""
+    for owner in body["metadata"].get("ownerReferences") or ():
+        if owner.get("controller"):
+            return str(owner["uid"])
+    return None
+
+
+def in_namespace(body: Json) -> str | None:
+    """The namespace, for looking up jobs by it."""
+    return str(body["metadata"].get("namespace", ""))
+
+
+@dataclass(slots=True)
+class Caches:
+    """One cache for each kind that is watched."""
+
+    jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace))
+    pods: Cache = field(default_factory=lambda: Cache(index=run_uid))
+    claims: Cache = field(default_factory=Cache)
+    children: dict[str, Cache] = field(
+        default_factory=lambda: {
+            kind: Cache(index=run_uid) for kind in ("ConfigMap", "Service", "NetworkPolicy")
+        }
+    )
+
+
+@dataclass(slots=True)
+class Memory:
+    """What rounds of one job tell later rounds; lost at a restart without harm."""
+
+    refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    strangers: dict[tuple[str, str], tuple[float, str | None]] = field(default_factory=dict)
+    warnings: dict[str, tuple[float, str | None]] = field(default_factory=dict)
+    starting: bool = False
+
+
+class Observer:
+    """Builds Observed values."""
+
+    def __init__(
+        self,
+        client: Client,
+        caches: Caches,
+        inbox: Inbox,
+        *,
+        settings: Callable[[], RenderSettings],
+        clock: Clock,
+    ) -> None:
+        self.listening_since: datetime | None = None
+        self.caches = caches
+        self.inbox = inbox
+        self._client = client
+        self._settings = settings
+        self._clock = clock.monotonic
+        self._now = clock.now
+        self._memories: dict[str, Memory] = {}
+
+    def memory(self, uid: str) -> Memory:
+        """What is remembered of a run."""
+        return self._memories.setdefault(uid, Memory())
+
+    def forget(self, uid: str) -> None:
+        """The run is gone."""
+        self._memories.pop(uid, None)
+
+    def must_look_again(self, uid: str) -> bool:
+        """Whether something is awaited that no watch tells."""
+        memory = self.memory(uid)
+        return bool(memory.warnings or memory.strangers or memory.starting)
+
+    async def observe(self, job: Job) -> Observed:
+        """What is seen of one run."""
+        memory, settings = self.memory(job.uid), self._settings()
+        bodies = self.caches.pods.find(job.uid)
+        await self._look_for_warnings(job, bodies, memory)
+        await self._look_at_strangers(job, memory)
+        report, heard_at = self.inbox.report(job.uid), self.inbox.heard_at(job.uid)
+        return Observed(
+            pods=tuple(
+                PodView.from_wire(body, warning=memory.warnings.get(body["metadata"]["uid"], (0.0, None))[1])
+                for body in bodies
+            ),
+            objects=(*self._objects(job, settings), *strangers(memory)),
+            claims=self._claims(job, settings),
+            report=report,
+            heard_at=heard_at,
+            refusals=tuple(memory.refusals.values()),
+            listening_since=self.listening_since,
+        )
+
+    def _objects(self, job: Job, settings: RenderSettings) -> Iterable[ObjectView]:
+        """The run's own objects. One whose content was changed by somebody counts as having no digest."""
+        wanted = expected(job, settings)
+        for kind, cache in self.caches.children.items():
+            for body in cache.find(job.uid):
+                view = ObjectView.from_wire(kind, body)
+                intent = wanted.get((kind, view.name))
+                if intent is not None and view.digest is not None and has_drifted(intent, body):
+                    view = replace(view, digest=None)
+                yield view
+
+    def _claims(self, job: Job, settings: RenderSettings) -> tuple[ClaimView, ...]:
+        if job.spec is None:
+            return ()
+        wanted = names.unique((*names.all_claims(job.spec), *(mount.claim for mount in settings.host_root)))
+        found = (self.caches.claims.get(job.namespace, name) for name in wanted)
+        return tuple(ClaimView.from_wire(body) for body in found if body is not None)
+
+    # --- live reads ---------------------------------------------------------------------------
+
+    async def _look_for_warnings(self, job: Job, bodies: list[Json], memory: Memory) -> None:
+        """Read events of pods that are placed but do not start: a mount's failure is told nowhere else."""
+        present = {body["metadata"]["uid"] for body in bodies}
+        memory.starting = any(is_placed_and_waiting(PodView.from_wire(body)) for body in bodies)
+        for uid in set(memory.warnings) - present:
+            del memory.warnings[uid]
+        for body in bodies:
+            uid = body["metadata"]["uid"]
+            if not self._is_slow_to_start(body):
+                memory.warnings.pop(uid, None)
+                continue
+            at, _ = memory.warnings.get(uid, (float("-inf"), None))
+            if self._clock() - at >= WARNING_SECONDS:
+                memory.warnings[uid] = (self._clock(), await self._newest_warning(job.namespace, uid))
+
+    def _is_slow_to_start(self, body: Json) -> bool:
+        pod = PodView.from_wire(body)
+        if pod.created_at is None or not is_placed_and_waiting(pod):
+            return False
+        return (self._now() - pod.created_at).total_seconds() >= STARTING_SECONDS
+
+    async def _newest_warning(self, namespace: str, uid: str) -> str | None:
+        try:
+            listing = await self._client.list(
+                EVENTS, namespace=namespace, fields=f"regarding.uid={uid},type=Warning"
+            )
+        except (ApiError, Unreachable):
+            return None
+        # A pod that waits for a node was refused by the scheduler; that is told by its conditions already.
+        told = [event for event in listing.items if event.get("reason") != "FailedScheduling"]
+        newest = max(told, key=happened_at, default=None)
+        return str(newest.get("note") or "") or None if newest is not None else None
+
+    async def _look_at_strangers(self, job: Job, memory: Memory) -> None:
+        """Read again the objects of others that held a name we need: they may be gone."""
+        for (kind, name), (at, _) in list(memory.strangers.items()):
+            if self._clock() - at < STRANGER_SECONDS:
+                continue
+            try:
+                body = await self._client.get(of(kind), name, namespace=job.namespace)
+            except NotFound:
+                del memory.strangers[kind, name]
+                continue
+            if run_uid(body) == job.uid:
+                del memory.strangers[kind, name]
+            else:
+                memory.strangers[kind, name] = (self._clock(), run_uid(body))
+
+
+def is_placed_and_waiting(pod: PodView) -> bool:
+    """Whether a node has the pod and has not started its container."""
+    return pod.phase == "Pending" and pod.node is not None
+
+
+def strangers(memory: Memory) -> Iterable[ObjectView]:
+    """Objects of others under names that we need."""
+    for (kind, name), (_, owner_uid) in memory.strangers.items():
+        yield ObjectView(kind=kind, name=name, owner_uid=owner_uid)
+
+
+def happened_at(event: Json) -> str:
+    """When an event happened last, as text that sorts."""
+    series = event.get("series") or {}
+    for text in (
+        series.get("lastObservedTime"),
+        event.get("deprecatedLastTimestamp"),
+        event.get("eventTime"),
+    ):
+        if text:
+            return str(text)
+    return ""
+
+
+def expected(job: Job, settings: RenderSettings) -> dict[tuple[str, str], Json]:
+    """The objects besides pods as they should be, by kind and name."""
+    if job.spec is None or job.status.gang.attempt == 0:
+        return {}
+    objects = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)
+    return {(item["kind"], item["metadata"]["name"]): dict(item) for item in objects}
+
+
+def has_drifted(intent: Json, body: Json) -> bool:
+    """Whether content differs from the rendering of the same digest. An immutable ConfigMap cannot."""
+    if body.get("immutable"):
+        return False
+    if (body["metadata"].get("annotations") or {}) != (intent["metadata"].get("annotations") or {}):
+        # Another rendering: the digests differ, which the core sees by itself.
+        return False
+    parts = [field for field in ("spec", "data") if field in intent]
+    labels = intent["metadata"].get("labels") or {}
+    same = all(contains(body.get(part), intent[part]) for part in parts)
+    return not (same and contains(body["metadata"].get("labels"), labels))
+
+
+def contains(actual: Any, wanted: Any) -> bool:
+    """Whether all that is wanted is there; the server may have added defaults. Lists count item by item."""
+    if isinstance(wanted, dict):
+        return isinstance(actual, dict) and all(
+            key in actual and contains(actual[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list | tuple):
+        return (
+            isinstance(actual, list)
+            and len(actual) == len(wanted)
+            and all(contains(one, other) for one, other in zip(actual, wanted, strict=True))
+        )
+    return bool(actual == wanted)

@@ -1,0 +1,200 @@
+"""A work queue of keys: each key at most once in the queue, and never with two workers.
+
+Handlers and reflectors add keys, workers take them. A key added while it is worked on comes again when
+its worker is done. Runs in one event loop; from other threads use `call_soon_threadsafe`. It holds no
+objects, only keys: whoever takes a key looks at the caches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+FIRST_BACK_OFF_SECONDS: Final = 0.5
+LONGEST_BACK_OFF_SECONDS: Final = 60.0
+JITTER: Final = 0.2
+
+
+class QueueObserver(Protocol):
+    """Where the queue's numbers go (see `metrics`)."""
+
+    def added(self) -> None:
+        """A key became due."""
+        ...
+
+    def taken(self, waited_seconds: float) -> None:
+        """A worker took a key."""
+        ...
+
+    def finished(self, worked_seconds: float) -> None:
+        """A worker is done with a key."""
+        ...
+
+    def retried(self) -> None:
+        """A key was put back after an error."""
+        ...
+
+
+class Silent:
+    """A QueueObserver that drops all."""
+
+    def added(self) -> None:
+        """Drop it."""
+
+    def taken(self, waited_seconds: float) -> None:
+        """Drop it."""
+
+    def finished(self, worked_seconds: float) -> None:
+        """Drop it."""
+
+    def retried(self) -> None:
+        """Drop it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed(Exception):
+    """The queue is closed; a worker that gets this ends."""
+
+
+class KeyedQueue(Generic[Key]):
+    """De-duplicating queue with back-off per key and delayed adds."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        observer: QueueObserver | None = None,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._clock = clock
+        self._observer = observer or Silent()
+        self._jitter = jitter
+        self._ready: deque[Key] = deque()
+        self._due: dict[Key, float] = {}
+        self._working: dict[Key, float] = {}
+        self._again: set[Key] = set()
+        self._failures: dict[Key, int] = {}
+        self._later: list[tuple[float, int, Key]] = []
+        self._later_at: dict[Key, float] = {}
+        self._order = itertools.count()
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    # --- adding -------------------------------------------------------------------------------
+
+    def add(self, key: Key) -> None:
+        """Make a key due now. Nothing happens if it is due already; if it is worked on, it comes again."""
+        if self._closed or key in self._due:
+            return
+        if key in self._working:
+            self._again.add(key)
+            return
+        self._due[key] = self._clock()
+        self._ready.append(key)
+        self._observer.added()
+        self._changed.set()
+
+    def add_after(self, key: Key, seconds: float) -> None:
+        """Make a key due after `seconds`. Of several such wishes for a key the earliest counts."""
+        if seconds <= 0:
+            self.add(key)
+            return
+        at = self._clock() + seconds
+        if self._closed or self._later_at.get(key, float("inf")) <= at:
+            return
+        self._later_at[key] = at
+        heapq.heappush(self._later, (at, next(self._order), key))
+        self._changed.set()
+
+    def retry(self, key: Key) -> float:
+        """Put a key back after an error, later each time; return the seconds until it is due."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        # The exponent is capped before the power: 2**2000 does not fit into a float.
+        pause = min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures, 16), LONGEST_BACK_OFF_SECONDS)
+        pause *= self._jitter(1 - JITTER, 1 + JITTER)
+        self._observer.retried()
+        self.add_after(key, pause)
+        return pause
+
+    def forget(self, key: Key) -> None:
+        """A round succeeded: the next error starts from the shortest back-off."""
+        self._failures.pop(key, None)
+
+    # --- taking -------------------------------------------------------------------------------
+
+    def take(self) -> Key | None:
+        """The next due key, or None; the caller must call `done` with it."""
+        self._promote()
+        if not self._ready:
+            return None
+        key = self._ready.popleft()
+        now = self._clock()
+        self._observer.taken(now - self._due.pop(key))
+        self._working[key] = now
+        return key
+
+    async def get(self) -> Key:
+        """Wait for the next due key; Closed once the queue is closed."""
+        while True:
+            if self._closed:
+                raise Closed
+            key = self.take()
+            if key is not None:
+                return key
+            self._changed.clear()
+            pause = self.seconds_until_next()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+
+    def done(self, key: Key) -> None:
+        """The worker is done with the key; it comes again if it was added meanwhile."""
+        self._observer.finished(self._clock() - self._working.pop(key))
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    def close(self) -> None:
+        """Wake all waiting workers with Closed and refuse further keys."""
+        self._closed = True
+        self._changed.set()
+
+    def _promote(self) -> None:
+        now = self._clock()
+        while self._later and self._later[0][0] <= now:
+            at, _, key = heapq.heappop(self._later)
+            # A later wish for a key that got an earlier one meanwhile is void.
+            if self._later_at.get(key) == at:
+                del self._later_at[key]
+                self.add(key)
+
+    # --- looking ------------------------------------------------------------------------------
+
+    def seconds_until_next(self) -> float | None:
+        """Seconds until the first delayed key is due; None if there is none."""
+        return max(0.0, self._later[0][0] - self._clock()) if self._later else None
+
+    def __len__(self) -> int:
+        """Keys that are due and not yet taken."""
+        return len(self._ready)
+
+    def oldest_seconds(self) -> float:
+        """Age of the key that has been due or worked on for longest."""
+        times = [*self._due.values(), *self._working.values()]
+        return self._clock() - min(times) if times else 0.0
+
+    def unfinished_seconds(self) -> float:
+        """Sum of the seconds that keys have been worked on by now."""
+        now = self._clock()
+        return sum(now - began for began in self._working.values())

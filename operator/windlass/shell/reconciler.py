@@ -1,0 +1,143 @@
+"""One round for one job: observe, decide, act; and the workers that run rounds.
+
+Workers run on the leader only. A round that fails is retried by the queue, later each time; a round that
+finds its view stale is run again at once. Timers come back as delayed keys, recomputed each round, so that
+a restart loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from windlass.core.decision import Decision
+from windlass.core.observed import Job, Observed
+from windlass.shell.act import Actor, Stale
+from windlass.shell.clock import Clock
+from windlass.shell.errors import ApiError, Conflict, Unreachable
+from windlass.shell.logging import logger
+from windlass.shell.metrics import Metrics
+from windlass.shell.observe import WARNING_SECONDS, Key, Observer
+from windlass.shell.queue import Closed, KeyedQueue
+
+LOG = logger("reconciler")
+
+WORKERS: Final = 8
+ROUND_SECONDS: Final = 120.0
+STALE_SECONDS: Final = 0.2
+
+Decide = Callable[[Job, Observed], Decision]
+"""`core.reconcile.decide` with the present time and settings bound."""
+
+
+class Reconciler:
+    """Runs rounds."""
+
+    def __init__(
+        self,
+        *,
+        queue: KeyedQueue[Key],
+        observer: Observer,
+        actor: Actor,
+        metrics: Metrics,
+        decide: Decide,
+        clock: Clock,
+    ) -> None:
+        self._queue = queue
+        self._caches = observer.caches
+        self._observer = observer
+        self._actor = actor
+        self._inbox = observer.inbox
+        self._metrics = metrics
+        self._decide = decide
+        self._clock = clock.monotonic
+        self._uids: dict[Key, dict[str, Any]] = {}
+
+    async def work(self) -> None:
+        """Take keys and run rounds until the queue is closed."""
+        while True:
+            try:
+                key = await self._queue.get()
+            except Closed:
+                return
+            try:
+                await self.attempt(key)
+            finally:
+                self._queue.done(key)
+
+    async def run(self, workers: int = WORKERS) -> None:
+        """Run workers until the queue is closed."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self.work())
+
+    async def attempt(self, key: Key) -> None:
+        """One round; its outcome goes to the queue and the metrics."""
+        began = self._clock()
+        result = await self._guard(key, self.round)
+        self._metrics.reconciles.labels(result).inc()
+        self._metrics.reconcile_seconds.observe(self._clock() - began)
+
+    async def _guard(self, key: Key, body: Callable[[Key], Awaitable[str]]) -> str:
+        try:
+            async with asyncio.timeout(ROUND_SECONDS):
+                result = await body(key)
+        except (Stale, Conflict):
+            # Our own write or somebody's came between: the watch brings the news within moments.
+            self._queue.add_after(key, STALE_SECONDS)
+            return "conflict"
+        except (ApiError, Unreachable, TimeoutError) as error:
+            pause = self._queue.retry(key)
+            LOG.warning(
+                "round failed",
+                namespace=key[1],
+                name=key[2],
+                problem=str(error)[:500],
+                retry_seconds=round(pause, 2),
+            )
+            return "error"
+        except Exception as error:
+            pause = self._queue.retry(key)
+            LOG.error(
+                "round broke", error=error, namespace=key[1], name=key[2], retry_seconds=round(pause, 2)
+            )
+            return "error"
+        self._queue.forget(key)
+        return result
+
+    async def round(self, key: Key) -> str:
+        """Observe, decide and act for one job; the result's name for the metrics."""
+        body = self._caches.jobs.get(key[1], key[2])
+        self._leave_former(key, body)
+        if body is None:
+            return "gone"
+        job = Job.from_wire(body)
+        memory = self._observer.memory(job.uid)
+        decision = self._decide(job, await self._observer.observe(job))
+        self._inbox.set_orders(job.uid, decision.orders)
+        done = await self._actor.act(body, decision, memory)
+        self._schedule(key, job.uid, decision, again=done.again)
+        newest = self._caches.jobs.get(key[1], key[2])
+        if newest is not None:
+            self._metrics.count_recoveries(newest)
+        return "written" if done.writes else "done"
+
+    def _schedule(self, key: Key, uid: str, decision: Decision, *, again: bool) -> None:
+        if again:
+            self._queue.add(key)
+        if decision.requeue_after_seconds is not None:
+            self._queue.add_after(key, decision.requeue_after_seconds)
+        if self._observer.must_look_again(uid):
+            self._queue.add_after(key, WARNING_SECONDS)
+
+    def _leave_former(self, key: Key, body: dict[str, Any] | None) -> None:
+        """Forget what was remembered of a job of this name that is gone."""
+        former = self._uids.get(key)
+        if former is not None and (body is None or body["metadata"]["uid"] != former["metadata"]["uid"]):
+            self._inbox.forget(former["metadata"]["uid"])
+            self._observer.forget(former["metadata"]["uid"])
+            self._metrics.forget(former)
+            del self._uids[key]
+        if body is not None:
+            self._uids[key] = {"metadata": body["metadata"]}

@@ -1,0 +1,186 @@
+"""The command line's access to a cluster: jobs, their pods, logs and programs run in them.
+
+Every online command goes through `Access`. Failures become sentences (`CliError`). It must never read a
+Secret, and never print a token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from windlass.api.meta import GROUP, LABEL_INDEX, LABEL_RUN, VERSION
+from windlass.cli.cluster.paths import default_directory
+from windlass.cli.errors import CliError
+
+PLURAL = "finetunejobs"
+CONTAINER = "agent"
+Manifest = dict[str, Any]
+
+
+def kubeconfig_path(chosen: str | None) -> str | None:
+    """The file to use: the chosen one, the usual ones (None), or the local cluster's where there is no other."""
+    if chosen or os.environ.get("KUBECONFIG") or (Path.home() / ".kube" / "config").exists():
+        return chosen
+    local = default_directory() / "kubeconfig"
+    return str(local) if local.exists() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One cluster and namespace; `api` is a kubernetes.client.ApiClient."""
+
+    api: Any
+    namespace: str
+
+    @property
+    def core(self) -> Any:
+        """Core API."""
+        from kubernetes import client
+
+        return client.CoreV1Api(self.api)
+
+    @property
+    def custom(self) -> Any:
+        """API of custom resources."""
+        from kubernetes import client
+
+        return client.CustomObjectsApi(self.api)
+
+    def job(self, name: str) -> Manifest:
+        """The FineTuneJob. Raises CliError."""
+        try:
+            found: Manifest = self.custom.get_namespaced_custom_object(
+                GROUP, VERSION, self.namespace, PLURAL, name
+            )
+        except (
+            Exception
+        ) as problem:  # the client has many error types; `explain` raises what it does not know
+            raise self.explain(problem, name) from problem
+        return found
+
+    def names(self) -> list[str]:
+        """Jobs of the namespace."""
+        listed = self.custom.list_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL)
+        return sorted(item["metadata"]["name"] for item in listed["items"])
+
+    def pods(self, name: str) -> list[Any]:
+        """Pods of a run by index, those that are being deleted last."""
+        listed = self.core.list_namespaced_pod(self.namespace, label_selector=f"{LABEL_RUN}={name}").items
+        return sorted(listed, key=lambda pod: (pod.metadata.deletion_timestamp is not None, index_of(pod)))
+
+    def run_in(self, pod: str, command: Sequence[str]) -> str:
+        """Run a program in the agent's container to its end and return what it printed. Raises CliError."""
+        from kubernetes.stream import stream
+
+        # A client of its own: the stream helper replaces the request function of the one it is given.
+        try:
+            said = stream(
+                self._own_core().connect_get_namespaced_pod_exec,
+                pod,
+                self.namespace,
+                container=CONTAINER,
+                command=list(command),
+                stdout=True,
+                stderr=True,
+            )
+        except Exception as problem:  # see above
+            raise self.explain(problem, pod) from problem
+        return str(said)
+
+    def open_stream(self, pod: str, command: Sequence[str], *, stdin: bool = False) -> Any:
+        """A running program to talk with piece by piece (kubernetes.stream.ws_client.WSClient)."""
+        from kubernetes.stream import stream
+
+        return stream(
+            self._own_core().connect_get_namespaced_pod_exec,
+            pod,
+            self.namespace,
+            container=CONTAINER,
+            command=list(command),
+            stdin=stdin,
+            stdout=True,
+            stderr=True,
+            _preload_content=False,
+        )
+
+    def log_lines(self, pod: str, *, follow: bool, tail: int | None = None) -> Iterator[str]:
+        """Lines of a pod's log, to its end."""
+        options: dict[str, Any] = {} if tail is None else {"tail_lines": tail}
+        response = self.core.read_namespaced_pod_log(
+            pod, self.namespace, container=CONTAINER, follow=follow, _preload_content=False, **options
+        )
+        rest = b""
+        for chunk in response.stream(amt=None, decode_content=False):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line.decode(errors="replace")
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def explain(self, problem: Exception, name: str) -> CliError:
+        """A client's error as a sentence; what is not about the cluster is raised again."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        if isinstance(problem, ApiException):
+            if problem.status == 404:
+                return CliError(self._not_found(name, str(problem.body or "")))
+            return CliError(
+                f"{name}: the API server refused ({problem.status} {problem.reason}). hint: check your rights"
+            )
+        if isinstance(problem, HTTPError | OSError):
+            return CliError(
+                f"cluster: cannot be reached ({type(problem).__name__}). hint: check `kubectl cluster-info`, "
+                "--kubeconfig and --context; `windlass cluster up` starts a local one"
+            )
+        raise problem
+
+    def _not_found(self, name: str, body: str) -> str:
+        if "page not found" in body:
+            return (
+                "FineTuneJob: the cluster does not know this kind. hint: install the chart, charts/windlass"
+            )
+        try:
+            names = self.names()
+        except Exception:  # only to make the sentence better
+            names = []
+        return (
+            f"{name}: there is no such FineTuneJob in namespace {self.namespace} "
+            f"(there: {', '.join(names) or 'none'}). hint: choose another namespace with -n"
+        )
+
+    def _own_core(self) -> Any:
+        from kubernetes import client
+
+        return client.CoreV1Api(client.ApiClient(self.api.configuration))
+
+
+def index_of(pod: Any) -> int:
+    """The member's index, from the pod's label."""
+    return int((pod.metadata.labels or {}).get(LABEL_INDEX, "0"))
+
+
+def connect(*, kubeconfig: str | None, context: str | None, namespace: str | None) -> Access:
+    """Access by a kubeconfig, or from inside a pod. Raises CliError."""
+    try:
+        from kubernetes import config
+    except ImportError as problem:
+        raise CliError(
+            "kubernetes: the package is not installed. hint: install windlass[operator]", status=2
+        ) from problem
+    path = kubeconfig_path(kubeconfig)
+    try:
+        contexts, active = config.list_kube_config_contexts(path)
+        chosen = next((item for item in contexts if item["name"] == context), active) if context else active
+        api = config.new_client_from_config(path, context=context)
+    except config.ConfigException as problem:
+        raise CliError(
+            f"kubeconfig: is not usable ({problem}). hint: set KUBECONFIG or --kubeconfig; "
+            "`windlass cluster up` starts a local cluster",
+            status=2,
+        ) from problem
+    return Access(api, namespace or (chosen or {}).get("context", {}).get("namespace") or "default")

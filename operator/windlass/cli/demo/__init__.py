@@ -1,0 +1,1 @@
+"""`windlass demo`: the whole product in one command, on a real cluster, with every number measured."""

@@ -1,0 +1,94 @@
+"""`windlass status [NAME] [-w]`: one job in full, or a line for each.
+
+Called by `main`. With -w it redraws until the job is finished; where rich is missing or the output is no
+terminal, a line is printed whenever something changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from windlass.api.meta import GROUP, VERSION, ConditionType
+from windlass.cli import view
+from windlass.cli.access import PLURAL, Access
+from windlass.core.observed import parse_status
+
+POLL_SECONDS = 1.0
+Show = Callable[[dict[str, Any]], None]
+
+
+def status_command(options: argparse.Namespace, access: Access) -> int:
+    """Print; with -w the exit status says whether the job completed."""
+    if options.name is None:
+        listed = access.custom.list_namespaced_custom_object(GROUP, VERSION, access.namespace, PLURAL)
+        print(
+            "\n".join(line(job) for job in listed["items"])
+            or f"no FineTuneJob in namespace {access.namespace}"
+        )
+        return 0
+    if options.watch:
+        return watch(access, options.name)
+    job = access.job(options.name)
+    print(json.dumps(job.get("status") or {}, indent=2) if options.json else view.describe(job))
+    return 0
+
+
+def line(job: dict[str, Any]) -> str:
+    """One job in one line."""
+    status = parse_status(job.get("status") or {})
+    return f"{view.heading(job, status)}  {view.progress_lines(status)[0]}"
+
+
+def watch(access: Access, name: str) -> int:
+    """Follow to the end; 0 when the job completed, 1 when it failed."""
+    job = follow(access, name, drawer())
+    return 0 if view.is_true(parse_status(job.get("status") or {}), ConditionType.COMPLETE) else 1
+
+
+def follow(access: Access, name: str, show: Show) -> dict[str, Any]:
+    """Show the job whenever it changed; return it as it was when it finished."""
+    seen = ""
+    while True:
+        job = access.job(name)
+        if job["metadata"]["resourceVersion"] != seen:
+            seen = job["metadata"]["resourceVersion"]
+            show(job)
+        if view.is_finished(parse_status(job.get("status") or {})):
+            return job
+        time.sleep(POLL_SECONDS)
+
+
+def drawer() -> Show:
+    """Redraws in place on a terminal with rich; prints lines elsewhere."""
+    if sys.stdout.isatty():
+        try:
+            from rich.live import Live
+            from rich.text import Text
+        except ImportError:
+            return line_printer()
+        live = Live(auto_refresh=False)
+        live.start()
+        return lambda job: live.update(Text(view.describe(job)), refresh=True)
+    return line_printer()
+
+
+def line_printer() -> Show:
+    """Prints a line when it differs from the last; new recoveries get a line of their own."""
+    last: dict[str, Any] = {"line": "", "recoveries": 0}
+
+    def show(job: dict[str, Any]) -> None:
+        text = line(job)
+        if text != last["line"]:
+            print(text, flush=True)
+        rows = parse_status(job.get("status") or {}).recoveries
+        fresh = rows[: max(0, len(rows) - last["recoveries"])]
+        for row in fresh:
+            print(view.recovery_line(row), flush=True)
+        last.update(line=text, recoveries=len(rows))
+
+    return show

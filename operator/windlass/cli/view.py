@@ -1,0 +1,199 @@
+"""A FineTuneJob as text: progress with a bar, ledger, recoveries, goodput and the last failure.
+
+Pure: `windlass status` and the demo print what `describe` returns. It must never fail on a status that an
+older or newer operator wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import ConditionType
+from windlass.api.status import Condition, RecoveryRecord
+from windlass.core.observed import parse_status
+
+BAR_WIDTH = 32
+BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def describe(job: dict[str, Any]) -> str:
+    """The whole view, several lines."""
+    status = parse_status(job.get("status") or {})
+    blocks = [
+        [heading(job, status), *progress_lines(status)],
+        plan_lines(status),
+        ledger_lines(status),
+        recovery_lines(status),
+        goodput_lines(status),
+        trouble_lines(status),
+        result_lines(status),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def condition(status: FineTuneJobStatus, kind: ConditionType) -> Condition | None:
+    """The condition of a type."""
+    return next((item for item in status.conditions if item.type == kind), None)
+
+
+def is_true(status: FineTuneJobStatus, kind: ConditionType) -> bool:
+    """Whether the condition is there and True."""
+    found = condition(status, kind)
+    return found is not None and found.status == "True"
+
+
+def is_finished(status: FineTuneJobStatus) -> bool:
+    """Whether nothing more will happen."""
+    return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
+
+
+def heading(job: dict[str, Any], status: FineTuneJobStatus) -> str:
+    """Name and the summarising condition."""
+    metadata = job["metadata"]
+    ready = condition(status, ConditionType.READY)
+    reason = (
+        f"{ready.reason}: {ready.message}"
+        if ready and ready.message
+        else ready.reason
+        if ready
+        else "not seen yet"
+    )
+    return f"{metadata.get('namespace', 'default')}/{metadata['name']}  {reason}"
+
+
+def bar(done: int, total: int | None, width: int = BAR_WIDTH) -> str:
+    """A progress bar of fixed width; empty while the total is not known."""
+    filled = min(width, width * done // total) if total else 0
+    return "[" + "#" * filled + "." * (width - filled) + "]"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: 42 s, 3 min 10 s, 2 h 05 min."""
+    if seconds is None:
+        return "?"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    amount, unit = float(count), 0
+    while amount >= 1024 and unit < len(BYTE_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{amount:.0f} {BYTE_UNITS[unit]}" if unit == 0 else f"{amount:.1f} {BYTE_UNITS[unit]}"
+
+
+def progress_lines(status: FineTuneJobStatus) -> list[str]:
+    """Bar, step, loss, speed and what is left."""
+    progress = status.progress
+    total = progress.total_steps or status.plan.total_steps
+    facts = [f"step {progress.step}{f'/{total}' if total else ''}"]
+    if progress.loss is not None:
+        facts.append(f"loss {progress.loss:.4f}")
+    if progress.validation_loss is not None:
+        facts.append(f"validation {progress.validation_loss:.4f}")
+    if progress.tokens_per_second:
+        facts.append(f"{progress.tokens_per_second:.0f} tokens/s")
+    if progress.eta_seconds is not None and not is_finished(status):
+        facts.append(f"about {duration(progress.eta_seconds)} left")
+    if progress.phase is not None and not is_finished(status):
+        facts.append(f"phase {progress.phase}")
+    return [f"{bar(progress.step, total)}  {'  '.join(facts)}"]
+
+
+def plan_lines(status: FineTuneJobStatus) -> list[str]:
+    """What preflight found."""
+    plan = status.plan
+    facts = []
+    if plan.train_samples:
+        facts.append(f"{plan.train_samples} samples")
+    if plan.world_size:
+        facts.append(f"{plan.world_size} ranks")
+    if plan.trainable_parameters and plan.parameters:
+        facts.append(f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters trained")
+    if plan.precision:
+        facts.append(f"{plan.precision}{f' ({plan.precision_reason})' if plan.precision_reason else ''}")
+    lines = [f"plan        {', '.join(facts)}"] if facts else []
+    return lines + [f"warning     {text}" for text in plan.warnings]
+
+
+def ledger_lines(status: FineTuneJobStatus) -> list[str]:
+    """Verified checkpoints, newest first."""
+    lines = [
+        f"  step {row.step:<7} incarnation {row.incarnation:<3} {size(row.bytes):>10}  {row.digest[:19]}"
+        for row in status.checkpoints
+    ]
+    return ["checkpoints (verified, newest first)", *lines] if lines else []
+
+
+def recovery_lines(status: FineTuneJobStatus) -> list[str]:
+    """What died, how the run went on and what it cost."""
+    return ["recoveries", *(recovery_line(row) for row in status.recoveries)] if status.recoveries else []
+
+
+def recovery_line(row: RecoveryRecord) -> str:
+    """One recovery."""
+    who = (
+        f"rank {row.first_failed.rank}"
+        if row.first_failed.rank is not None
+        else row.first_failed.pod or "unknown"
+    )
+    how = (
+        f"signal {row.signal}"
+        if row.signal
+        else f"exit {row.exit_code}"
+        if row.exit_code is not None
+        else "lost"
+    )
+    parts = [
+        f"{name} {value:.1f}"
+        for name, value in row.seconds.model_dump().items()
+        if name != "total" and value >= 0.05
+    ]
+    return (
+        f"  {row.rung:<12} {who} ({how}, {row.failure_class})  step {row.from_step} -> {row.resumed_step}, "
+        f"{row.lost_steps} lost, {row.seconds.total:.1f} s ({', '.join(parts)})"
+    )
+
+
+def goodput_lines(status: FineTuneJobStatus) -> list[str]:
+    """Where the time went."""
+    goodput = status.goodput
+    if goodput.ratio is None:
+        return []
+    parts = sorted(goodput.seconds.model_dump().items(), key=lambda item: -item[1])
+    spent = ", ".join(f"{name.replace('_', ' ')} {duration(value)}" for name, value in parts if value >= 0.5)
+    return [f"goodput     {goodput.ratio:.1%} of {duration(goodput.since_admission)}: {spent}"]
+
+
+def trouble_lines(status: FineTuneJobStatus) -> list[str]:
+    """Degradations and, while it matters, the last failure with its hint."""
+    degraded = (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED, ConditionType.STALLED)
+    lines = [
+        f"{kind}: {found.reason}: {found.message}"
+        for kind in degraded
+        if (found := condition(status, kind)) is not None and found.status == "True"
+    ]
+    failure = status.last_failure
+    if failure is not None and not is_true(status, ConditionType.COMPLETE):
+        lines.append(f"last failure {failure.reason}: {failure.message}")
+        lines += [f"    {line}" for line in failure.evidence]
+        lines += [f"hint        {failure.hint}"] if failure.hint else []
+    return lines
+
+
+def result_lines(status: FineTuneJobStatus) -> list[str]:
+    """Where the result and its record are."""
+    lines = []
+    if status.output is not None:
+        lines.append(f"output      {status.output.uri}")
+        if status.output.registered_model:
+            lines.append(
+                f"model       {status.output.registered_model} version {status.output.model_version}"
+            )
+    if status.tracking is not None and status.tracking.url:
+        lines.append(f"tracking    {status.tracking.url}")
+    return lines

@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
-
-
-def _support() -> Any:
-    spec = importlib.util.spec_from_file_location("agent_support", HERE / "support.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["agent_support"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-support = sys.modules.get("agent_support") or _support()
+from workloads.agent import support
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ def spec(**changes: Any) -> FineTuneJobSpec:
         "model": {"uri": "pvc://models/tiny"},
         "data": {"sources": [{"uri": "pvc://data/train.jsonl"}]},
         "training": {"globalBatchSize": 2, "maxSteps": changes.pop("steps", 40)},
+        "resume": {"from": changes.pop("resume", "Latest")},
         "resources": {
             "nodes": changes.pop("nodes", 1),
             "ranksPerNode": changes.pop("ranks", 2),
@@ -129,13 +130,17 @@ class Run:
     def store(self) -> RunStore:
         return RunStore(self.config.store_path)
 
-    def start(self, index: int = 0, *, ticket: int | None = None, uid: str | None = None, **more: Any) -> Agent:
+    def start(
+        self, index: int = 0, *, ticket: int | None = None, uid: str | None = None, **more: Any
+    ) -> Agent:
         self.ticket = self.ticket + 1 if ticket is None else ticket
         attempt = more.pop("attempt", self.config.attempt)
         directory = self.directory / f"agent-{index}-{self.ticket}-{len(self.agents)}"
         directory.mkdir(parents=True)
         run_config = directory / "run.json"
-        run_config.write_text(self.config.model_copy(update={"attempt": attempt}).model_dump_json(by_alias=True))
+        run_config.write_text(
+            self.config.model_copy(update={"attempt": attempt}).model_dump_json(by_alias=True)
+        )
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(ROOT / "operator"), str(ROOT / "workloads"), str(HERE)]),
@@ -204,8 +209,10 @@ class Run:
         wanted = self.config.spec.resources.nodes * self.config.spec.resources.ranks_per_node
         wait_for(
             f"first step of incarnation {incarnation}",
-            lambda: len([r for r in self.rows("forward.jsonl") if r["incarnation"] == incarnation])
-            >= (ranks or wanted),
+            lambda: (
+                len([r for r in self.rows("forward.jsonl") if r["incarnation"] == incarnation])
+                >= (ranks or wanted)
+            ),
         )
 
     def note_processes(self) -> None:
@@ -228,7 +235,10 @@ def orphans(store: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if str(store).encode() in (entry / "environ").read_bytes() and state_of(int(entry.name)) != "Z":
+                if (
+                    str(store).encode() in (entry / "environ").read_bytes()
+                    and state_of(int(entry.name)) != "Z"
+                ):
                     found.append(int(entry.name))
     return found
 
@@ -238,7 +248,9 @@ def children_of(parent: int) -> list[int]:
         return [
             int(entry.name)
             for entry in Path("/proc").iterdir()
-            if entry.name.isdigit() and (fields := stat_of(int(entry.name))) and fields[1] == str(parent)
+            if entry.name.isdigit()
+            and (fields := stat_of(int(entry.name)))
+            and fields[1] == str(parent)
             and fields[0] != "Z"
         ]
     return []
@@ -259,3 +271,6 @@ def state_of(pid: int) -> str:
 def session_of(pid: int) -> int:
     fields = stat_of(pid)
     return int(fields[3]) if fields else -1
+
+
+MakeRun = Callable[..., Run]

@@ -12,11 +12,15 @@ import time
 from datetime import UTC, datetime
 
 from windlass.api.contract import Manifest, RankContext, RankEvent
-from windlass.api.meta import Phase
-from windlass.api.status import CheckpointRecord, Plan
+from windlass.api.meta import ExitCode, FailureClass, Phase
+from windlass.api.status import CheckpointRecord, Failure, Plan
 from windlass_workloads.agent.channel import RankChannel
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.store import RunStore, checkpoint_name
+
+
+class ToyFailure(Exception):
+    """A failure that the task words itself: class and reason."""
 
 
 def preload() -> None:
@@ -27,10 +31,24 @@ def preload() -> None:
 
 def prepare(context: RankContext, channel: RankChannel) -> None:
     store = RunStore(context.config.store_path)
-    fault(store, "prepare", 0)
+    try:
+        fault(store, "prepare", 0)
+    except ToyFailure as error:
+        give_up(channel, *error.args)
     store.make("prepared/toy")
     channel.plan(Plan(total_steps=steps_of(context), train_samples=8))
     channel.prepared("toy")
+
+
+def give_up(channel: RankChannel, failure_class: str, reason: str) -> None:
+    failure = Failure(
+        reason=reason,
+        failure_class=FailureClass(failure_class),
+        message="the toy failed",
+        hint="mend the toy",
+    )
+    channel.failure(failure)
+    raise SystemExit(int(ExitCode.CONFIGURATION))
 
 
 def steps_of(context: RankContext) -> int:
@@ -45,10 +63,10 @@ def fault(store: RunStore, rank: object, step: int) -> None:
         return
     if not order.startswith("always:"):
         store.remove(name)
-    act(order.removeprefix("always:"))
+    act(order.removeprefix("always:"), store)
 
 
-def act(order: str) -> None:
+def act(order: str, store: RunStore) -> None:
     kind, _, text = order.partition(" ")
     if kind == "signal":
         os.kill(os.getpid(), int(text))
@@ -58,6 +76,12 @@ def act(order: str) -> None:
         os._exit(int(text))
     elif kind == "hang":
         time.sleep(float(text))
+    elif kind == "fail":
+        raise ToyFailure(*text.split())
+    elif kind == "spoil":
+        path = store.path(f"{text}/state.json")
+        path.write_bytes(path.read_bytes().replace(b"0.5", b"0.6", 1))
+        os.kill(os.getpid(), 9)
     elif kind == "child" and os.fork() == 0:
         time.sleep(600)
 
@@ -145,7 +169,10 @@ def train(context: RankContext, channel: RankChannel) -> None:
     fault(store, f"rendezvous-{context.rank}", 0)
     barrier = Barrier(context)
     channel.phase(Phase.LOAD)
-    step = load(store, context)
+    try:
+        step = load(store, context)
+    except AssertionError:
+        give_up(channel, "Storage", "CheckpointUnusable")
     channel.phase(Phase.TRAIN)
     if step < total:
         channel.forward(step + 1)
@@ -161,13 +188,17 @@ def train(context: RankContext, channel: RankChannel) -> None:
         fault(store, context.rank, step)
         time.sleep(step_seconds)
         channel.step(
-            RankEvent(type="Step", at=time.time(), step=step, loss=1.0 / step, tokens=64, seconds=step_seconds)
+            RankEvent(
+                type="Step", at=time.time(), step=step, loss=1.0 / step, tokens=64, seconds=step_seconds
+            )
         )
-        if context.rank == 0 and step % every == 0 and not store.exists(checkpoint_name(step, context.incarnation)):
+        if (
+            context.rank == 0
+            and step % every == 0
+            and not store.exists(checkpoint_name(step, context.incarnation))
+        ):
             save(store, context, channel, step)
     barrier.meet(0)
     channel.phase(Phase.EXPORT)
     if context.rank == 0:
         channel.done(step)
-
-

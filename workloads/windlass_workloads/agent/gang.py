@@ -7,89 +7,36 @@ order. Ranks are never started while one of an older incarnation may still run i
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
-from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, RankEvent, RunConfig, Verdict
-from windlass.api.meta import FailureClass, Phase, Reason, Rung
-from windlass.api.status import FailedRank, Failure, RecoveryRecord
-from windlass.core.failure.budget import Charge, charge
-from windlass.core.failure.classify import Judgement, classify
+from windlass.api.contract import Incarnation, RankEvent, RunConfig, Verdict
+from windlass.api.meta import FailureClass, Phase, Rung
+from windlass.core.failure.classify import classify
 from windlass.core.failure.evidence import End
 from windlass_workloads.agent import events as ev
-from windlass_workloads.agent.clock import RankTimes, RecoveryClock
+from windlass_workloads.agent.clock import RecoveryClock
+from windlass_workloads.agent.course import WORKING, Course, Mode, cause_of
 from windlass_workloads.agent.events import State
-from windlass_workloads.agent.failures import gave_up, stopped_by_order, unclaimable
-from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS, Limits
-from windlass_workloads.agent.launch import rank_contexts
+from windlass_workloads.agent.failures import unclaimable
+from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.life import Life, pod_end
 from windlass_workloads.agent.messages import (
     Broken,
     Exited,
     Finish,
-    Hello,
     Idle,
     Leaving,
     Ready,
     Said,
-    Start,
-    Stop,
 )
-from windlass_workloads.agent.roster import Member, Roster
+from windlass_workloads.agent.roster import Member
 
 
-class Mode(StrEnum):
-    """What the gang is at."""
-
-    CLAIMING = "Claiming"
-    PREPARING = "Preparing"
-    GATHERING = "Gathering"
-    RUNNING = "Running"
-    SAVING = "Saving"
-    STOPPING = "Stopping"
-    BACKING_OFF = "BackingOff"
-    ENDED = "Ended"
-
-
-OPERATOR_SECONDS = 30.0
-"""A pod is only given up for a new one while the operator was heard of so recently."""
-
-WORKING = (Mode.PREPARING, Mode.RUNNING, Mode.SAVING)
-
-
-class Gang:
-    """State of one leader. `handle` is the only way in; attributes are for reading."""
+class Gang(Course):
+    """State of one leader. `handle` is the only way in."""
 
     def __init__(self, config: RunConfig, limits: Limits, *, memory_group: bool = False) -> None:
-        self.config = config
-        self.limits = limits
-        self.memory_group = memory_group
-        resources = config.spec.resources
-        self.recovery = config.spec.recovery
-        self.roster = Roster(resources.nodes)
-        self.world = resources.nodes * resources.ranks_per_node
-        self.mode = Mode.CLAIMING
-        self.record: Incarnation | None = None
-        self.life: Life | None = None
-        self.clock: RecoveryClock | None = None
-        self.budgets = BudgetUse()
-        self.ledger_step = 0
-        self.highest_step = 0
-        self.prepared: str | None = None
-        self.recoveries: tuple[RecoveryRecord, ...] = ()
-        self.last_failure: Failure | None = None
-        self.verdict: Verdict | None = None
-        self.wants_gang = False
-        self.state: State | None = None
-        self._reason_to_stop: Literal["Fault", "Leave", "Order"] = "Fault"
-        self._order_reason = ""
-        self._whole_leaves = False
-        self._deadline: float | None = None
-        self._bad_loads: dict[str, int] = {}
-        self._next_claim: ev.Claim | None = None
-        self._operator_at = 0.0
-        self._now = 0.0
-        self._out: list[ev.Command] = []
+        super().__init__(config, limits, memory_group=memory_group)
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             ev.Opened: self._opened,
             ev.Claimed: self._claimed,
@@ -109,16 +56,6 @@ class Gang:
             Leaving: self._leaves,
             Broken: self._broken,
         }
-
-    @property
-    def incarnation(self) -> int:
-        """Number of the incarnation that this leader owns; 0 before the first claim."""
-        return self.record.incarnation if self.record is not None else 0
-
-    @property
-    def step(self) -> int:
-        """The step that training is at."""
-        return self.life.step if self.life is not None and self.life.task == "train" else self.ledger_step
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Takes in one event at Unix time `now` and says what to do, in order."""
@@ -149,42 +86,13 @@ class Gang:
         fault_at = memory.last_at if memory.last_at is not None else self._now
         judgement = classify([pod_end(newest.owner_pod, None, fault_at)])
         rung = Rung.RECREATE_GANG if self.config.attempt > newest.attempt else Rung.RECREATE_POD
-        cause = _cause(judgement, rung, from_step=memory.step)
+        cause = cause_of(judgement, rung, from_step=memory.step)
         if memory.left == "Pod":
             cause = cause.model_copy(update={"failure_class": FailureClass.PREEMPTED})
         elif self._charge(judgement, memory.step) is None:
             return
         self.clock = RecoveryClock(cause=cause, fault_at=fault_at, known_at=fault_at, stopped_at=fault_at)
         self._claim(cause)
-
-    def _charge(self, judgement: Judgement, at_step: int) -> Charge | None:
-        """Charges a failure; None when it was one too many, which ends the run."""
-        self.last_failure = judgement.failure()
-        cost = charge(
-            self.budgets,
-            judgement,
-            self.recovery,
-            verified_step=self.ledger_step,
-            at_step=at_step,
-            seed=self.config.run.uid,
-            memory_group=self.memory_group,
-        )
-        self.budgets = cost.use
-        if cost.stop is not None:
-            self._fail(gave_up(judgement, cost, self._now))
-            return None
-        return cost
-
-    def _claim(self, cause: IncarnationCause | None, back_off_seconds: float = 0.0) -> None:
-        bad = tuple(name for name, count in self._bad_loads.items() if count >= 2)
-        claim = ev.Claim(cause=cause, budgets=self.budgets, prepared=self.prepared, poisoned=bad)
-        if back_off_seconds > 0:
-            self.mode, self._next_claim = Mode.BACKING_OFF, claim
-            self._deadline = self._now + back_off_seconds
-            self._mark(State.BACK_OFF)
-        else:
-            self.mode, self._next_claim, self._deadline = Mode.CLAIMING, None, None
-            self._out.append(claim)
 
     def _claimed(self, event: ev.Claimed) -> None:
         self.record = event.record
@@ -200,45 +108,6 @@ class Gang:
 
     def _unclaimable(self, event: ev.Unclaimable) -> None:
         self._fail(unclaimable(event.message, event.storage))
-
-    # --- starting ranks ------------------------------------------------------------------------
-
-    def _advance(self) -> None:
-        """Starts what can be started now."""
-        if self.mode is Mode.PREPARING and self.life is None:
-            leader = self.roster.get(0)
-            if leader is not None and leader.ready and not leader.busy:
-                self._launch([leader], "prepare")
-        elif self.mode is Mode.GATHERING and self.roster.complete:
-            self._launch(list(self.roster), "train")
-            self.mode = Mode.RUNNING
-
-    def _launch(self, members: list[Member], task: Literal["prepare", "train"]) -> None:
-        record = self.record
-        if record is None:
-            return
-        by_index = rank_contexts(
-            self.config, record, task, prepared=self.prepared, highest_step=self.highest_step
-        )
-        resumed = self._resumed_step(record)
-        self.life = Life(
-            incarnation=record.incarnation,
-            task=task,
-            world=sum(len(by_index[member.hello.index]) for member in members),
-            resumed_step=resumed,
-            step=resumed,
-        )
-        self._deadline, self._reason_to_stop = None, "Fault"
-        if task == "train" and self.clock is not None:
-            self.clock.launched_at = self._now
-        if self.clock is None:
-            self._mark(State.LOADING if task == "prepare" else State.STARTING)
-        for member in members:
-            member.busy = record.incarnation
-            self._tell(member, Start(incarnation=record.incarnation, contexts=by_index[member.hello.index]))
-
-    def _resumed_step(self, record: Incarnation) -> int:
-        return next((each.step for each in record.accepted if each.name == record.resume), 0)
 
     # --- members -------------------------------------------------------------------------------
 
@@ -327,20 +196,6 @@ class Gang:
         elif event.type == "Phase" and event.phase is Phase.EXPORT and event.rank == 0:
             self._mark(State.FINISHING)
 
-    def _recovered(self, life: Life | None, at: float) -> None:
-        """Closes the row of the recovery that is under way, if any."""
-        if self.clock is None or self.record is None:
-            return
-        row = self.clock.record(
-            incarnation=self.incarnation,
-            resumed_step=self._resumed_step(self.record),
-            times=life.times if life is not None else RankTimes(),
-            ended_at=at,
-        )
-        self.clock = None
-        self.recoveries = (*self.recoveries, row)
-        self._out.append(ev.Remember((("recovery", row.to_wire()),)))
-
     def _exited(self, member: Member, message: Exited) -> None:
         life = self.life
         if life is None or message.incarnation != life.incarnation or member.busy != life.incarnation:
@@ -384,138 +239,6 @@ class Gang:
             if not self.roster.busy:
                 self._let_go()
 
-    def _save(self, at: float) -> None:
-        """Asks all ranks to save and exit; the limit is the pod's grace period."""
-        self._start_clock(at, mark=False)
-        self.mode = Mode.SAVING
-        grace = self.recovery.termination_grace_period_seconds - GRACE_RESERVE_SECONDS
-        self._deadline = at + max(1.0, grace)
-        for member in self.roster.busy:
-            self._tell(member, Stop(incarnation=member.busy, mode="Save"))
-
-    def _stop(self, reason: Literal["Fault", "Leave", "Order"], fault_at: float) -> None:
-        """Kills all ranks; what happens then is decided when none is left."""
-        if self.mode is Mode.STOPPING:
-            return
-        self._start_clock(fault_at)
-        if self._reason_to_stop != "Order":
-            self._reason_to_stop = reason
-        self.mode, self._deadline = Mode.STOPPING, self._now + self.limits.stop_seconds
-        for member in self.roster.busy:
-            self._tell(member, Stop(incarnation=member.busy, mode="Kill"))
-
-    def _start_clock(self, fault_at: float, *, mark: bool = True) -> None:
-        """A recovery begins; one that never reached its first step is closed as it is."""
-        if self.mode in (Mode.SAVING, Mode.STOPPING):
-            return
-        self._recovered(self.life, self._now)
-        cause = IncarnationCause(rung=Rung.IN_PLACE, failure_class=FailureClass.CRASH, from_step=self.step)
-        self.clock = RecoveryClock(cause=cause, fault_at=fault_at, known_at=self._now)
-        if mark:
-            self._mark(State.RECOVERING)
-
-    def _conclude_when_idle(self) -> None:
-        if self.roster.busy or self.mode is Mode.ENDED:
-            return
-        if self.life is not None and self.mode in (*WORKING, Mode.STOPPING):
-            self._conclude(self.life)
-        elif self._reason_to_stop == "Order":
-            self._fail(stopped_by_order(self._order_reason))
-        elif self.roster.leaving:
-            self._let_go()
-
-    def _conclude(self, life: Life) -> None:
-        """No rank is left: what now?"""
-        if self.clock is not None:
-            self.clock.stopped_at = self._now
-        if life.succeeded:
-            self._succeed(life)
-        elif self._reason_to_stop == "Order":
-            self._fail(stopped_by_order(self._order_reason))
-        elif self.mode is Mode.SAVING or self._reason_to_stop == "Leave" or self._someone_leaves():
-            self._let_go()
-        else:
-            self._start_clock(self._now)
-            self._decide(life.ends(self._places()))
-
-    def _succeed(self, life: Life) -> None:
-        if life.task == "train":
-            done = life.done_step if life.done_step is not None else life.step
-            self._end(Verdict(result="Succeeded", step=done, incarnation=life.incarnation))
-            return
-        self.prepared, self.life, self.mode = life.prepared, None, Mode.GATHERING
-        self._out.append(ev.Remember((("prepared", life.prepared),)))
-        if self._someone_leaves():
-            self._let_go()
-        else:
-            self._advance()
-
-    def _someone_leaves(self) -> bool:
-        return self._whole_leaves or bool(self.roster.leaving)
-
-    def _let_go(self) -> None:
-        """Lets leaving pods go; the others wait for their replacements, unless all leave."""
-        life, leaving = self.life, self.roster.leaving
-        saved = max(self.ledger_step, (life.saved_step or 0) if life is not None else 0)
-        verdict = Verdict(
-            result="Preempted",
-            step=saved,
-            lost_steps=max(0, self.step - saved),
-            incarnation=self.incarnation,
-        )
-        whole = self._whole_leaves or len(leaving) == len(list(self.roster))
-        if whole or any(member.hello.index == 0 for member in leaving):
-            self._end(verdict, others=whole)
-            return
-        gone = leaving[0].hello if leaving else None
-        for member in leaving:
-            self._tell(member, Finish(verdict=verdict))
-            self.roster.remove(member)
-        if self.mode not in (Mode.SAVING, Mode.STOPPING):
-            self._advance()
-            return
-        self.ledger_step = saved
-        cause = IncarnationCause(
-            rung=Rung.RECREATE_POD,
-            failure_class=FailureClass.PREEMPTED,
-            first_failed=FailedRank(pod=gone.pod, node=gone.node) if gone is not None else FailedRank(),
-            from_step=self.step,
-        )
-        self._mark(State.RECOVERING)
-        self._recover_by(cause)
-
-    def _decide(self, ends: list[End]) -> None:
-        """Charges the failure to its budget and goes on, or gives up."""
-        judgement = classify(ends)
-        first = judgement.first_failed
-        if judgement.reason == Reason.CHECKPOINT_UNUSABLE and self.record and self.record.resume:
-            name = self.record.resume
-            self._bad_loads[name] = self._bad_loads.get(name, 0) + 1
-        for end in ends:
-            if end.rank is not None and end.rank == first.rank and end.log_tail:
-                self._out.append(ev.KeepLog(self.incarnation, end.rank, end.log_tail))
-        cost = self._charge(judgement, self.step)
-        if cost is None:
-            return
-        self.wants_gang = cost.rung is Rung.RECREATE_GANG
-        if cost.rung is Rung.RECREATE_POD and self._now - self._operator_at < OPERATOR_SECONDS:
-            self._replace(first.pod)
-        rung = Rung.RECREATE_POD if self.roster.missing else Rung.IN_PLACE
-        self._recover_by(_cause(judgement, rung, from_step=self.step), cost.delay_seconds)
-
-    def _replace(self, pod: str | None) -> None:
-        """Lets a pod go that keeps failing. Not the leader's: it would take the gang's memory with it."""
-        for member in self.roster:
-            if member.hello.pod == pod and member.hello.index != 0:
-                verdict = Verdict(result="Preempted", step=self.ledger_step, incarnation=self.incarnation)
-                self._tell(member, Finish(verdict=verdict))
-                self.roster.remove(member)
-
-    def _recover_by(self, cause: IncarnationCause, back_off_seconds: float = 0.0) -> None:
-        if self.clock is not None:
-            self.clock.cause, self.clock.back_off_seconds = cause, back_off_seconds
-        self._claim(cause, back_off_seconds)
-
     def _tick(self, _: ev.Tick) -> None:
         if self._deadline is None or self._now < self._deadline:
             return
@@ -540,60 +263,3 @@ class Gang:
                 return
             self._tell(member, Finish(verdict=verdict))
             self._lose(member)
-
-    def _fail(self, failure: Failure) -> None:
-        self.last_failure = failure
-        lost = max(0, self.step - self.ledger_step)
-        self._end(
-            Verdict(
-                result="Failed",
-                step=self.ledger_step,
-                lost_steps=lost,
-                incarnation=self.incarnation,
-                failure=failure,
-            )
-        )
-
-    def _end(self, verdict: Verdict, *, others: bool = True) -> None:
-        """The leader's end; `others` says whether the whole gang ends with it."""
-        self.mode, self.verdict, self._deadline = Mode.ENDED, verdict, None
-        if verdict.result == "Succeeded":
-            self._out.append(ev.Remember((("finished", verdict.to_wire()),)))
-        if verdict.result != "Fenced":
-            self._mark(State.DOWN, left="Whole" if others else "Pod")
-        for member in self.roster:
-            if member.hello.index != 0 and (others or member.leaving_at is not None):
-                self._tell(member, Finish(verdict=verdict))
-        self._out.append(ev.End(verdict))
-
-    # --- small things --------------------------------------------------------------------------
-
-    def _places(self) -> dict[int, Hello]:
-        per_node = self.config.spec.resources.ranks_per_node
-        return {
-            member.hello.index * per_node + local: member.hello
-            for member in self.roster
-            for local in range(per_node)
-        }
-
-    def _tell(self, member: Member, message: Start | Stop | Finish) -> None:
-        self._out.append(ev.Tell(member.hello.pod_uid, message))
-
-    def _mark(self, state: State, *, at: float | None = None, left: Literal["", "Pod", "Whole"] = "") -> None:
-        if state is not self.state:
-            self.state = state
-            self._out.append(
-                ev.Mark(state, at=self._now if at is None else at, incarnation=self.incarnation, left=left)
-            )
-
-
-def _cause(judgement: Judgement, rung: Rung, *, from_step: int) -> IncarnationCause:
-    return IncarnationCause(
-        rung=rung,
-        failure_class=judgement.failure_class,
-        first_failed=judgement.first_failed,
-        exit_code=judgement.exit_code,
-        signal=judgement.signal,
-        evidence=list(judgement.evidence),
-        from_step=from_step,
-    )

@@ -115,6 +115,7 @@ class Leader:
     async def _close(self, server: asyncio.Server | None) -> None:
         """Lets followers and the operator hear the verdict, within a limit."""
         limit = self._pod.limits.farewell_seconds
+        self._pod.host.stop("Kill")
         for task in self._tasks:
             task.cancel()
         if server is not None:

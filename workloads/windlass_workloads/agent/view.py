@@ -19,7 +19,8 @@ from windlass.api.status import (
     ResumePoint,
     TrackingStatus,
 )
-from windlass_workloads.agent.gang import Gang, Mode
+from windlass_workloads.agent.course import Mode
+from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.timeline import Totals, moment
 

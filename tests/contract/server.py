@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,6 +109,20 @@ class Client:
 
     def get(self, path: str) -> Response:
         return self.request("GET", path)
+
+    def table(self, path: str) -> Any:
+        """The list at `path` as `kubectl get` is given it."""
+        kind = "application/json;as=Table;v=v1;g=meta.k8s.io"
+        request = urllib.request.Request(f"{self.url}{path}", headers={**self.headers, "Accept": kind})
+        with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
+            return json.load(answer)
+
+    def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Ask again until `holds`; fail after `seconds`."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "the server did not come to it"
+            time.sleep(0.1)
 
     def create(self, path: str, body: Any, *, dry_run: bool = False, validation: str = "Strict") -> Response:
         query = {"fieldValidation": validation} | ({"dryRun": "All"} if dry_run else {})

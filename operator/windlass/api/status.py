@@ -11,24 +11,33 @@ from pydantic import Field
 
 from windlass.api.base import StatusModel
 from windlass.api.meta import FailureClass, Phase, Rung
+from windlass.api.rules import ListMap
 
 
 class Condition(StatusModel):
     """One aspect of the job's state, as in every Kubernetes API."""
 
     type: Annotated[str, Field(min_length=1, max_length=64)]
+    """Kind of condition: Ready, Reconciling, Stalled, Suspended, Running, Complete, Failed and degradations."""
     status: Literal["True", "False", "Unknown"]
+    """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=64)]
+    """One word for why; each has a page in the documentation."""
     message: Annotated[str, Field(max_length=4096)] = ""
+    """The same for people, with the next step."""
     last_transition_time: datetime
+    """When status last changed."""
     observed_generation: int | None = None
+    """Generation of the spec that this was judged for."""
 
 
 class Member(StatusModel):
     """One pod that should exist: `<run>-<index>-<ticket>`."""
 
     index: int
+    """Place of the pod in the gang, from 0; 0 leads."""
     ticket: int
+    """Number of this pod; a later pod of the same index has a higher one."""
     pod_uid: str | None = None
     """UID of the member's pod, once the whole gang was seen; a pod that is missing then was lost."""
 
@@ -37,188 +46,304 @@ class Gang(StatusModel):
     """The pods of the present attempt. Tickets only ever grow; a higher one may take over the lead."""
 
     attempt: int = 0
+    """How often all pods were made anew, from 1."""
     last_ticket: int = 0
+    """Highest ticket given so far."""
     members: Annotated[list[Member], Field(max_length=4096)] = []
+    """Pods that should exist."""
 
 
 class Progress(StatusModel):
     """Where training is."""
 
     phase: Phase | None = None
+    """What the gang is doing now."""
     step: int = 0
+    """Optimiser steps finished."""
     total_steps: int | None = None
+    """Optimiser steps of the whole run."""
     data_pass: float | None = None
+    """Passes over the data so far."""
     loss: float | None = None
+    """Training loss of the last reported step."""
     validation_loss: float | None = None
+    """Loss of the last validation."""
     learning_rate: float | None = None
+    """Learning rate of the last reported step."""
     tokens_per_second: float | None = None
+    """Trained tokens per second over all ranks."""
     mfu: float | None = None
+    """Model FLOPs utilisation, 0 to 1."""
     eta_seconds: float | None = None
+    """Expected seconds until the last step."""
     updated_at: datetime | None = None
+    """When this was reported."""
 
 
 class Plan(StatusModel):
     """What the run will do: arithmetic from the spec first, then what preflight found."""
 
     total_steps: int | None = None
+    """Optimiser steps the run will take."""
     world_size: int | None = None
+    """Ranks over all pods."""
     accumulation: int | None = None
+    """Micro-batches per rank and step."""
     train_samples: int | None = None
+    """Samples trained on."""
     validation_samples: int | None = None
+    """Samples held out."""
     train_tokens: int | None = None
+    """Tokens in one pass over the data."""
     dropped_samples: int | None = None
+    """Samples left out, for example because no answer fits."""
     parameters: int | None = None
+    """Parameters of the model."""
     trainable_parameters: int | None = None
+    """Parameters that are trained."""
     precision: str | None = None
+    """Numbers used, as chosen."""
     precision_reason: str | None = None
+    """Why that precision."""
     data_digest: str | None = None
+    """Digest of the prepared data."""
     warnings: Annotated[list[str], Field(max_length=32)] = []
+    """What is odd about the plan, though it runs."""
 
 
 class CheckpointRecord(StatusModel):
     """One row of the ledger: a committed, verified checkpoint."""
 
     step: int
+    """Optimiser steps in the checkpoint."""
     incarnation: int
+    """Life of the gang that wrote it."""
     name: str
+    """Directory of the checkpoint."""
     digest: str
+    """sha256 over its file entries."""
     bytes: int = 0
+    """Size in bytes."""
     committed_at: datetime | None = None
+    """When its manifest was written."""
     validation_loss: float | None = None
+    """Validation loss at that step, where one is known."""
 
 
 class ResumePoint(StatusModel):
     """The checkpoint that the present incarnation started from; step 0 is a fresh start."""
 
     step: int = 0
+    """Step that training went on from; 0 is a fresh start."""
     name: str | None = None
+    """Checkpoint that was loaded."""
     incarnation: int | None = None
+    """Life of the gang that wrote it."""
 
 
 class RecoverySeconds(StatusModel):
     """Where the time of one recovery went, from the fault to the first new step begun."""
 
     detect: float = 0.0
+    """Seconds from the fault until it was noticed."""
     decide: float = 0.0
+    """Seconds to choose rung and checkpoint."""
     stop: float = 0.0
+    """Seconds to stop the other ranks."""
     place: float = 0.0
+    """Seconds to get pods, if any were made."""
     rendezvous: float = 0.0
+    """Seconds until all ranks met."""
     load: float = 0.0
+    """Seconds to load the checkpoint."""
     first_step: float = 0.0
+    """Seconds until the first new step began."""
     total: float = 0.0
+    """Seconds from the fault to the first new step."""
 
 
 class FailedRank(StatusModel):
     """The first that failed, by time, across pods."""
 
     rank: int | None = None
+    """Rank number."""
     pod: str | None = None
+    """Pod of the rank."""
     node: str | None = None
+    """Node of the pod."""
 
 
 class RecoveryRecord(StatusModel):
     """One restart: why, how, and what it cost."""
 
     incarnation: int
+    """Life of the gang that began with this recovery."""
     rung: Rung
+    """How much was replaced."""
     failure_class: FailureClass = Field(alias="class")
+    """Class of the failure."""
     first_failed: FailedRank = Field(default_factory=FailedRank)
+    """Who failed first."""
     exit_code: int | None = None
+    """Exit code of the first failed rank."""
     signal: int | None = None
+    """Signal that ended it."""
     evidence: Annotated[list[str], Field(max_length=8)] = []
+    """Last lines it wrote, or what the kernel said."""
     from_step: int = 0
+    """Step reached before the failure."""
     resumed_step: int = 0
+    """Step that training went on from."""
     lost_steps: int = 0
+    """Steps that had to be done again."""
     seconds: RecoverySeconds = Field(default_factory=RecoverySeconds)
+    """Where the time went."""
     at: datetime | None = None
+    """When the failure happened."""
 
 
 class Failure(StatusModel):
     """The last failure, with evidence and the next step for the reader."""
 
     reason: str
+    """One word for what failed."""
     failure_class: FailureClass = Field(alias="class")
+    """Class of the failure."""
     message: str = ""
+    """What happened, for people."""
     hint: str = ""
+    """The next step for the reader."""
     first_failed: FailedRank = Field(default_factory=FailedRank)
+    """Who failed first."""
     exit_code: int | None = None
+    """Exit code of the first failed rank."""
     signal: int | None = None
+    """Signal that ended it."""
     evidence: Annotated[list[str], Field(max_length=8)] = []
+    """Last lines it wrote, or what the kernel said."""
     at: datetime | None = None
+    """When it happened."""
 
 
 class GoodputSeconds(StatusModel):
     """All seconds since creation, each in exactly one part."""
 
     queued: float = 0.0
+    """Before admission."""
     scheduling: float = 0.0
+    """Waiting for nodes."""
     pulling: float = 0.0
+    """Pulling images."""
     starting: float = 0.0
+    """Starting containers, imports and rendezvous."""
     loading: float = 0.0
+    """Loading model and checkpoint."""
     training: float = 0.0
+    """New steps."""
     checkpoint_stall: float = 0.0
+    """Training stood still for a save."""
     recovering: float = 0.0
+    """From a fault to the first new step."""
     reworked: float = 0.0
+    """Steps done again after a fault."""
     back_off: float = 0.0
+    """Waiting between attempts."""
     suspended: float = 0.0
+    """Suspended."""
     finishing: float = 0.0
+    """Export, registration and clean-up."""
 
 
 class Goodput(StatusModel):
     """Share of the seconds since admission that went into new steps. The parts sum to sinceCreation."""
 
     ratio: float | None = None
+    """Share of sinceAdmission spent on new steps, 0 to 1."""
     since_creation: float = 0.0
+    """Seconds since the job was created."""
     since_admission: float = 0.0
+    """Seconds since it was admitted, without suspended time."""
     seconds: GoodputSeconds = Field(default_factory=GoodputSeconds)
+    """All seconds by what they went into."""
     lost_steps: int = 0
+    """Steps done again over the life of the run."""
 
 
 class Output(StatusModel):
     """What the run produced."""
 
     uri: str
+    """Where the result lies."""
     digest: str | None = None
+    """sha256 over its file entries."""
     registered_model: str | None = None
+    """Registered model it became a version of."""
     model_version: str | None = None
+    """That version."""
 
 
 class TrackingStatus(StatusModel):
     """The one MLflow run of this job."""
 
     run_id: str | None = None
+    """Id of the MLflow run."""
     url: str | None = None
+    """Page of the run."""
     spooled: int = 0
+    """Metrics waiting to be sent."""
 
 
 class Counters(StatusModel):
     """Totals over the life of the run."""
 
     restarts: int = 0
+    """Recoveries since creation."""
     suspended_seconds: float = 0.0
+    """Seconds suspended so far."""
     back_off_seconds: float = 0.0
+    """Seconds of back-off so far."""
 
 
 class JobStatus(StatusModel):
     """Status of a kind that trains to completion."""
 
     observed_generation: int | None = None
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    """Generation of the spec that this status is about."""
+    conditions: Annotated[list[Condition], Field(max_length=16), ListMap("type")] = []
+    """Conditions by type; Ready sums up."""
     started_at: datetime | None = None
+    """When the first pods were made."""
     admitted_at: datetime | None = None
+    """When the job was allowed to start."""
     finished_at: datetime | None = None
+    """When it completed or failed."""
     suspended_at: datetime | None = None
+    """When it was suspended, while it is."""
     back_off_until: datetime | None = None
+    """No pods are made before this time."""
     run_config: str | None = None
+    """ConfigMap that the present attempt was given."""
     gang: Gang = Field(default_factory=Gang)
+    """Pods of the present attempt."""
     incarnation: int = 0
+    """Life of the gang; grows with every restart."""
     progress: Progress = Field(default_factory=Progress)
+    """Where training is."""
     plan: Plan = Field(default_factory=Plan)
+    """What the run will do."""
     checkpoints: Annotated[list[CheckpointRecord], Field(max_length=20)] = []
+    """The ledger: verified checkpoints, newest last."""
     resume: ResumePoint = Field(default_factory=ResumePoint)
+    """Where the present incarnation went on from."""
     recoveries: Annotated[list[RecoveryRecord], Field(max_length=10)] = []
+    """The last recoveries, newest last."""
     goodput: Goodput = Field(default_factory=Goodput)
+    """What the time went into."""
     last_failure: Failure | None = None
+    """The last failure."""
     counters: Counters = Field(default_factory=Counters)
+    """Totals over the life of the run."""
     output: Output | None = None
+    """The result, once there is one."""
     tracking: TrackingStatus | None = None
+    """The MLflow run of this job."""

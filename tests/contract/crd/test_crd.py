@@ -1,0 +1,161 @@
+"""The CRD on a real API server: columns, names, descriptions, status, defaults, ratcheting, merging."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from contract.crd.specs import JOBS, VALID, change
+from contract.server import CRD_PATH, Client, install, shipped_crds
+from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.nodes import defaults
+
+pytestmark = pytest.mark.contract
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def shipped_jobs() -> list[tuple[str, dict[str, Any]]]:
+    """Every FineTuneJob below examples/."""
+    return [
+        (str(path.relative_to(ROOT)), document)
+        for path in sorted((ROOT / "examples").rglob("*.yaml"))
+        for document in yaml.safe_load_all(path.read_text())
+        if isinstance(document, dict) and document.get("kind") == "FineTuneJob"
+    ]
+
+
+def test_names_and_categories_are_served(api_server: Client) -> None:
+    resources = api_server.get("/apis/windlass.dev/v1alpha1").expect(200)["resources"]
+    served = {one["name"]: one for one in resources}
+    assert served["finetunejobs"]["shortNames"] == ["ftj"]
+    assert served["finetunejobs"]["categories"] == ["windlass"]
+    assert "finetunejobs/status" in served
+
+
+def test_explain_has_a_description_for_every_field(api_server: Client) -> None:
+    paths = api_server.get("/openapi/v3").expect(200)["paths"]
+    document = api_server.get(paths["apis/windlass.dev/v1alpha1"]["serverRelativeURL"]).expect(200)
+    schema = document["components"]["schemas"]["dev.windlass.v1alpha1.FineTuneJob"]
+    silent: list[str] = []
+
+    def walk(block: dict[str, Any], path: str) -> None:
+        for name, inner in block.get("properties", {}).items():
+            if not inner.get("description"):
+                silent.append(f"{path}.{name}")
+            walk(inner, f"{path}.{name}")
+            walk(inner.get("items", {}), f"{path}.{name}[]")
+
+    walk(schema["properties"]["spec"], "spec")
+    walk(schema["properties"]["status"], "status")
+    assert silent == []
+
+
+def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
+    path = JOBS.format(namespace)
+    api_server.create(path, VALID).expect(201)
+    conditions = [
+        {"type": kind, "status": "False", "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        for kind, reason in (("Running", "Other"), ("Ready", "Training"))
+    ]
+    ledger = [
+        {"step": step, "incarnation": 1, "name": f"step-{step:08d}.i1", "digest": "d"} for step in (10, 20)
+    ]
+    status = {
+        "conditions": conditions,
+        "progress": {"step": 24, "loss": 0.5, "tokensPerSecond": 12.5, "mfu": 0.25},
+        "counters": {"restarts": 2},
+        "goodput": {"ratio": 0.75},
+        "checkpoints": ledger,
+    }
+    api_server.merge(f"{path}/job/status", {"status": status}).expect(200)
+    table = api_server.table(path)
+    names = [column["name"] for column in table["columnDefinitions"]]
+    shown = dict(zip(names, table["rows"][0]["cells"], strict=True))
+    assert shown.pop("Age")
+    assert shown == {
+        "Name": "job",
+        "Ready": "False",
+        "Reason": "Training",
+        "Step": 24,
+        "Loss": 0.5,
+        "Restarts": 2,
+        "Goodput": 0.75,
+        "Tokens/s": 12.5,
+        "MFU": 0.25,
+        "Checkpoint": "step-00000020.i1",
+        "Model": "pvc://models/SmolLM2-135M-Instruct",
+    }
+    wide = {column["name"] for column in table["columnDefinitions"] if column["priority"]}
+    assert wide == {"Tokens/s", "MFU", "Checkpoint", "Model"}
+
+
+def test_status_and_spec_are_written_apart(api_server: Client, namespace: str) -> None:
+    path = JOBS.format(namespace)
+    stored = api_server.create(path, {**VALID, "status": {"incarnation": 7}}).expect(201)
+    assert "status" not in stored
+    body = {"status": {"incarnation": 3}, "spec": {"suspend": True}}
+    after = api_server.merge(f"{path}/job/status", body).expect(200)
+    assert after["status"]["incarnation"] == 3
+    assert after["spec"]["suspend"] is False
+    assert after["metadata"]["generation"] == 1
+    both = api_server.merge(f"{path}/job", {"status": {"incarnation": 9}, "spec": {"suspend": True}}).expect(
+        200
+    )
+    assert both["status"]["incarnation"] == 3
+    assert both["metadata"]["generation"] == 2
+
+
+def test_the_server_fills_in_the_defaults_of_the_models(api_server: Client, namespace: str) -> None:
+    stored = api_server.create(JOBS.format(namespace), VALID).expect(201)["spec"]
+    for name, block in defaults(FineTuneJobSpec).items():
+        assert stored[name] == block, name
+    assert FineTuneJobSpec.model_validate(stored) == FineTuneJobSpec.model_validate(VALID["spec"])
+
+
+def test_environment_merges_by_name(api_server: Client, namespace: str) -> None:
+    path = f"{JOBS.format(namespace)}/job"
+    own = change("spec.pod", {"env": [{"name": "A", "value": "1"}]})
+    other = {key: VALID[key] for key in ("apiVersion", "kind", "metadata")}
+    other = {**copy.deepcopy(other), "spec": {"pod": {"env": [{"name": "B", "value": "2"}]}}}
+    api_server.apply(path, own, manager="one").expect(200, 201)
+    merged = api_server.apply(path, other, manager="two", force=False).expect(200)
+    assert {one["name"] for one in merged["spec"]["pod"]["env"]} == {"A", "B"}
+
+
+@pytest.mark.bad_input("B94")
+def test_a_job_from_before_a_stricter_rule_can_still_be_updated(api_server: Client, namespace: str) -> None:
+    (crd,) = shipped_crds()
+    lenient = copy.deepcopy(crd)
+    block = lenient["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    keep_last = block["checkpoint"]["properties"]["keepLast"]
+    keep_last["minimum"] = 0
+    del keep_last["x-kubernetes-validations"]
+    path = f"{JOBS.format(namespace)}/job"
+    old = change("spec.checkpoint.keepLast", 1)
+    try:
+        install(api_server, lenient)
+        api_server.until(lambda: api_server.create(JOBS.format(namespace), old).code == 201)
+    finally:
+        install(api_server, crd)
+    refused = change("metadata.name", "second", old)
+    api_server.until(lambda: api_server.create(JOBS.format(namespace), refused, dry_run=True).code == 422)
+    stored = api_server.merge(path, {"spec": {"suspend": True}}).expect(200)
+    assert stored["spec"]["checkpoint"]["keepLast"] == 1
+    assert api_server.merge(path, {"spec": {"checkpoint": {"keepLast": 0}}}).code == 422
+
+
+@pytest.mark.parametrize(("path", "document"), shipped_jobs())
+def test_examples_are_accepted(api_server: Client, path: str, document: dict[str, Any]) -> None:
+    document = change("metadata.namespace", "default", document)
+    api_server.create(JOBS.format("default"), document, dry_run=True).expect(201)
+
+
+def test_the_crd_is_established_without_complaint(api_server: Client) -> None:
+    crd = api_server.get(f"{CRD_PATH}/finetunejobs.windlass.dev").expect(200)
+    conditions = {one["type"]: one["status"] for one in crd["status"]["conditions"]}
+    assert conditions == {"NamesAccepted": "True", "Established": "True"}

@@ -93,4 +93,6 @@ def write_model(directory: Path, hidden: int = 64, layers: int = 2, context: int
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
+    for path in directory.iterdir():
+        path.chmod(0o644)  # weights are written for their owner only, and pods are other users
     return directory

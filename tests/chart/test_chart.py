@@ -88,7 +88,7 @@ def test_schema_refuses_unknown_and_wrong_values_by_name(values: dict[str, Any],
 def test_rights_are_those_of_the_table() -> None:
     documents = render()
     assert of_kind(documents, "ClusterRole", "windlass-operator")[0]["rules"] == cluster_rules()
-    expected = namespace_rules(lease="windlass-operator", slice_name="windlass-reports")
+    expected = namespace_rules(lease="windlass-operator", slice_name="windlass-reports-leader")
     assert of_kind(documents, "Role", "windlass-operator")[0]["rules"] == expected
 
 

@@ -21,7 +21,8 @@ def health(job: dict[str, Any]) -> tuple[str, str]:
 
 def job(*conditions: tuple[str, str, str], generation: int = 1, observed: int | None = 1) -> dict[str, Any]:
     rows = [
-        {"type": kind, "status": value, "reason": reason, "message": "why"} for kind, value, reason in conditions
+        {"type": kind, "status": value, "reason": reason, "message": "why"}
+        for kind, value, reason in conditions
     ]
     status: dict[str, Any] = {"conditions": rows}
     if observed is not None:
@@ -36,7 +37,10 @@ CASES = [
     (job(("Suspended", "True", "Suspended"), ("Ready", "False", "Suspended")), "Suspended"),
     (job(("Reconciling", "True", "WaitingForPods"), ("Ready", "False", "WaitingForPods")), "Progressing"),
     (job(("Running", "True", "Training"), ("Ready", "False", "Training")), "Progressing"),
-    (job(("TrackingDegraded", "True", "TrackingUnreachable"), ("Running", "True", "Training")), "Progressing"),
+    (
+        job(("TrackingDegraded", "True", "TrackingUnreachable"), ("Running", "True", "Training")),
+        "Progressing",
+    ),
     (job(("Complete", "True", "Completed"), generation=2), "Progressing"),
     (job(("Failed", "False", "AsExpected"), ("Complete", "True", "Completed"), observed=None), "Healthy"),
     (job(), "Progressing"),
@@ -54,5 +58,8 @@ def test_message_carries_reason_and_text() -> None:
 
 
 def test_a_condition_without_reason_does_not_break_the_script() -> None:
-    document = {"metadata": {"generation": 1}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    document = {
+        "metadata": {"generation": 1},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
     assert health(document) == ("Healthy", ": ")

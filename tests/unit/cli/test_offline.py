@@ -1,0 +1,138 @@
+"""validate, plan and render: verdicts, places and texts, without a cluster."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from windlass.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[3]
+EXAMPLE = ROOT / "examples" / "01-finetune" / "finetunejob.yaml"
+
+
+def job(**spec: Any) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    document["spec"].update(spec)
+    return document
+
+
+def write(path: Path, *documents: Any) -> str:
+    path.write_text(yaml.safe_dump_all(documents))
+    return str(path)
+
+
+def test_a_valid_job_is_named_and_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "-f", str(EXAMPLE)]) == 0
+    assert capsys.readouterr().out == f"{EXAMPLE}: FineTuneJob/support-triage is valid\n"
+
+
+def test_every_problem_names_place_field_value_and_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "job.yaml", job(adapter={"rnk": 8}), job(suspend="yes"))
+    assert main(["validate", "-f", path]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"{path}[0]: spec.adapter.rnk: unknown field (got rnk); allowed: ")
+    assert lines[0].endswith("hint: did you mean rank?")
+    assert lines[1].startswith(f"{path}[1]: spec.suspend: ")
+
+
+def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(EXAMPLE.read_text()))
+    assert main(["validate", "-f", "-"]) == 0
+    assert "-: FineTuneJob/support-triage" in capsys.readouterr().out
+
+
+def test_a_directory_means_its_yaml_files_and_other_kinds_are_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "a.yaml", job())
+    write(tmp_path / "b.yml", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}, job())
+    (tmp_path / "notes.txt").write_text("not yaml: [")
+    assert main(["validate", "-f", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("is valid") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [1", "is not YAML"),
+        ("", "-f: holds no document"),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n",
+            "-f: holds no job of Windlass (got Pod); allowed: FineTuneJob",
+        ),
+    ],
+)
+def test_files_that_hold_no_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    assert main(["validate", "-f", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error
+
+
+def test_a_missing_file_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", "/nowhere/job.yaml"]) == 2
+    assert "error: -f: cannot be read (got /nowhere/job.yaml" in capsys.readouterr().err
+
+
+def test_a_wrong_kind_of_ours_is_a_problem_and_not_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = job() | {"kind": "FinetuneJob"}
+    assert main(["validate", "-f", write(tmp_path / "x.yaml", document)]) == 1
+    assert "kind: no matches for this kind" in capsys.readouterr().err
+
+
+def test_plan_says_ranks_accumulation_steps_and_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", str(EXAMPLE)]) == 0
+    said = capsys.readouterr().out
+    assert "2 (2 nodes x 1)" in said
+    assert "2 passes of 4 rows per rank" in said
+    assert "8 in all, one every 8 steps, written while training goes on, 3 kept" in said
+
+
+def test_plan_needs_rows_for_epochs_and_takes_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "x.yaml", job(training={"globalBatchSize": 16, "epochs": 2}))
+    assert main(["plan", "-f", path]) == 0
+    assert "say --rows N" in capsys.readouterr().out
+    assert main(["plan", "-f", path, "--rows", "960"]) == 0
+    assert "steps          120" in capsys.readouterr().out
+
+
+def test_plan_refuses_what_validate_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "x.yaml", job(training={"globalBatchSize": 3, "maxSteps": 5}))
+    assert main(["plan", "-f", path]) == 1
+    assert "spec.training.globalBatchSize: is not divisible" in capsys.readouterr().err
+
+
+def test_render_prints_every_object_the_operator_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", "-f", str(EXAMPLE), "-n", "team"]) == 0
+    made = list(yaml.safe_load_all(capsys.readouterr().out))
+    kinds = sorted(item["kind"] for item in made)
+    assert kinds == ["ConfigMap", "ConfigMap", "NetworkPolicy", "Pod", "Pod", "Service"]
+    assert {item["metadata"]["namespace"] for item in made} == {"team"}
+
+
+def test_render_is_the_same_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["render", "-f", str(EXAMPLE)])
+    first = capsys.readouterr().out
+    main(["render", "-f", str(EXAMPLE)])
+    assert capsys.readouterr().out == first
+
+
+def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["trane"])
+    assert ended.value.code == 2
+    assert "invalid choice: 'trane'" in capsys.readouterr().err

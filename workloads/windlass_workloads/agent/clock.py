@@ -70,23 +70,27 @@ class RecoveryClock:
         )
 
     def _seconds(self, times: RankTimes, ended_at: float) -> RecoverySeconds:
-        known = max(self.fault_at, self.known_at)
-        stopped = max(known, self.stopped_at)
-        claimed = max(stopped, self.claimed_at - self.back_off_seconds)
-        launched = max(self.claimed_at, self.launched_at)
-        end = max(launched, ended_at)
-        loading = min(end, max([launched, *times.load.values()]))
-        training = min(end, max([loading, *times.train.values()]))
-        parts = RecoverySeconds(
-            detect=known - self.fault_at,
-            stop=stopped - known,
-            decide=claimed - stopped,
-            place=launched - max(self.claimed_at, stopped),
-            rendezvous=loading - launched,
-            load=training - loading,
-            first_step=end - training,
-            total=end - self.fault_at,
-        )
-        return parts.model_copy(
-            update={name: round(max(0.0, value), 4) for name, value in parts.model_dump().items()}
+        end = max(self.fault_at, ended_at)
+
+        def after(before: float, at: float, missing: float) -> float:
+            """A point in time, in order and not after the end."""
+            return min(end, max(before, at if at else missing))
+
+        # A recovery that was cut short spent the rest of its time in the phase that it was in.
+        known = after(self.fault_at, self.known_at, self.fault_at)
+        stopped = after(known, self.stopped_at, end)
+        decided = after(stopped, self.claimed_at - self.back_off_seconds if self.claimed_at else 0.0, end)
+        claimed = after(decided, self.claimed_at, end)
+        launched = after(claimed, self.launched_at, end)
+        loading = after(launched, max(times.load.values(), default=0.0), launched)
+        training = after(loading, max(times.train.values(), default=0.0), loading)
+        return RecoverySeconds(
+            detect=round(known - self.fault_at, 4),
+            stop=round(stopped - known, 4),
+            decide=round(decided - stopped, 4),
+            place=round(launched - claimed, 4),
+            rendezvous=round(loading - launched, 4),
+            load=round(training - loading, 4),
+            first_step=round(end - training, 4),
+            total=round(end - self.fault_at, 4),
         )

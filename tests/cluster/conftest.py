@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
-from tests.cluster.cluster_support import Cluster, free_range
 
+from tests.cluster.cluster_support import ROOT, Cluster, free_range
 from windlass.cli.cluster.paths import Layout
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A running cluster of its own, taken down at the end."""
-    shared = Cluster(Layout(tmp_path_factory.mktemp("shared") / "cluster"), free_range())
+def cluster() -> Iterator[Cluster]:
+    """A running cluster of its own inside the checkout, as a user's is; taken down at the end."""
+    shared = Cluster(Layout(ROOT / "build" / f"cluster-test-{os.getpid()}"), free_range())
     done = shared.up()
     assert done.returncode == 0, done.stderr
     yield shared

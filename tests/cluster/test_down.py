@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.cluster.cluster_support import Cluster, free_range, link, output, snapshot, until
 
+from tests.cluster.cluster_support import Cluster, free_range, link, output, snapshot, until
 from windlass.cli.cluster import network, sandbox
 from windlass.cli.cluster.paths import Layout
 from windlass.cli.cluster.state import start_ticks
@@ -132,6 +132,18 @@ def test_a_killed_process_of_the_cluster_is_restarted_inside(own: Cluster) -> No
     assert all(starts(own)[name] > before[name] for name in ("etcd", "kube-apiserver"))
     assert starts(own)["containerd"] == before["containerd"]
     assert re.search(r"etcd +up, restarted \d+ times", own.command("status").stdout)
+
+
+def test_down_finds_a_cluster_whose_record_was_lost(own: Cluster) -> None:
+    pid = started(own)
+    members = sandbox.members(pid)
+    own.layout.state.unlink()
+    assert own.command("down").returncode == 0
+    assert [member for member in members if start_ticks(member)] == []
+    left = snapshot(own.layout)
+    assert [path for path in left["cgroups"] if own.layout.identity in path] == []
+    assert link(own.layout) not in left["links"]
+    assert not own.layout.directory.exists()
 
 
 def test_kept_data_is_there_after_the_next_up(own: Cluster) -> None:

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.cluster.cluster_support import ROOT, Cluster, until
 
+from tests.cluster.cluster_support import ROOT, Cluster, until
 from windlass.cli.cluster import dns, network
+from windlass.cli.cluster.paths import HOST_REPOSITORY
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -135,6 +137,14 @@ def test_the_host_s_files_are_read_only_in_the_pod(cluster: Cluster, namespace: 
     targets = ("/usr", str(ROOT / ".venv"), str(ROOT / "workloads"))
     log = run_to_end(cluster, pod(cluster, "writer", "/usr/bin/python3", "-c", program, *targets))
     assert log.splitlines() == ["Read-only file system"] * 3
+
+
+def test_the_view_of_the_repository_does_not_show_the_clusters_keys(cluster: Cluster) -> None:
+    inside = Path("/proc", str(cluster.state()["supervisor_pid"]), "root")
+    view = inside / HOST_REPOSITORY.relative_to("/")
+    assert (view / "pyproject.toml").exists()
+    assert cluster.layout.kubeconfig.exists()
+    assert list((view / cluster.layout.directory.relative_to(ROOT)).iterdir()) == []
 
 
 def test_service_and_headless_names_resolve_and_connect(cluster: Cluster, namespace: str, web: str) -> None:

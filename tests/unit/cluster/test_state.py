@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from windlass.cli.cluster import cgroups, command, down, errors, kind, state, status, up
+from windlass.cli.cluster import cgroups, command, down, errors, kind, sandbox, state, status, up
 from windlass.cli.cluster.commands import CommandFailed, run
 from windlass.cli.cluster.paths import Layout, cache_directory, default_directory, repository_root
 
@@ -120,6 +120,20 @@ def test_links_are_removed_and_not_followed(tmp_path: Path) -> None:
     layout.volumes.symlink_to(outside)
     down.remove_files(layout)
     assert (outside / "precious").exists() and not layout.volumes.is_symlink()
+
+
+def test_supervisor_is_found_by_its_directory_alone(tmp_path: Path) -> None:
+    waits = "import signal; signal.pause()"
+    (tmp_path / "windlass" / "cli" / "cluster").mkdir(parents=True)
+    (tmp_path / "windlass" / "cli" / "cluster" / "supervisor.py").write_text(waits)
+    one, two = Layout(tmp_path / "one"), Layout(tmp_path / "two")
+    command_line = [sys.executable, "-m", sandbox.SUPERVISOR, str(one.directory), "/srv/repository"]
+    child = subprocess.Popen(command_line, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    try:
+        assert (sandbox.find(one), sandbox.find(two)) == ([child.pid], [])
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_mounts_below_are_found_by_path_and_not_by_prefix() -> None:

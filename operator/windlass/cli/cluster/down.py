@@ -11,9 +11,10 @@ from pathlib import Path
 
 from windlass.cli.cluster import cgroups, debian, errors, kind, network, sandbox
 from windlass.cli.cluster.commands import run
+from windlass.cli.cluster.components import cgroup_name
 from windlass.cli.cluster.console import say
 from windlass.cli.cluster.paths import Layout, cache_directory
-from windlass.cli.cluster.state import State, check_directory, locked, read, supervisor_is_alive
+from windlass.cli.cluster.state import State, check_directory, locked, read, start_ticks
 
 
 def down(layout: Layout, *, keep_data: bool) -> None:
@@ -23,7 +24,7 @@ def down(layout: Layout, *, keep_data: bool) -> None:
         return
     check_directory(layout)
     with locked(layout):
-        state = read(layout)
+        state = read(layout) or (_assumed(layout) if sandbox.find(layout) else None)
         if state is None:
             say(f"nothing runs in {layout.directory}")
         elif state.provider == "kind":
@@ -41,11 +42,25 @@ def down(layout: Layout, *, keep_data: bool) -> None:
 
 def stop(layout: Layout, state: State, *, programs: debian.Programs) -> None:
     """End the processes and undo what the state lists. Raises ClusterError."""
-    if supervisor_is_alive(state):
-        say("stopping the cluster's processes")
-        sandbox.stop(state.supervisor_pid, state.supervisor_start_ticks)
+    stop_processes(layout)
     network.disconnect(layout, state, programs=programs)
     cgroups.remove(state.cgroups)
+
+
+def _assumed(layout: Layout) -> State:
+    """What a cluster without a record must have made; only the outgoing link's flag cannot be known."""
+    groups = cgroups.hierarchies(Path("/proc/self/mounts").read_text())
+    names = [str(hierarchy / cgroup_name(layout)) for hierarchy in groups]
+    return State("embedded", str(layout.directory), "", "", cgroups=names)
+
+
+def stop_processes(layout: Layout) -> None:
+    """End every sandbox of this directory. Raises ClusterError when one stays."""
+    for supervisor in sandbox.find(layout):
+        ticks = start_ticks(supervisor)
+        if ticks is not None:
+            say("stopping the cluster's processes")
+            sandbox.stop(supervisor, ticks)
 
 
 def remove_files(layout: Layout) -> None:

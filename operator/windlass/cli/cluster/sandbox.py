@@ -21,6 +21,7 @@ from windlass.cli.cluster.state import start_ticks
 
 START_SECONDS = 20.0
 STOP_SECONDS = 45.0
+SUPERVISOR = "windlass.cli.cluster.supervisor"
 
 
 def check_permitted() -> None:
@@ -51,7 +52,7 @@ def start(layout: Layout, repository: Path) -> int:
     package_root = Path(__file__).resolve().parents[3]
     environment = {"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(package_root)}
     command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    command += ["--propagation", "slave", sys.executable, "-m", "windlass.cli.cluster.supervisor"]
+    command += ["--propagation", "slave", sys.executable, "-m", SUPERVISOR]
     with (layout.logs / "supervisor.log").open("ab") as log:
         outer = subprocess.Popen(
             [*command, str(layout.directory), str(repository)],
@@ -73,6 +74,19 @@ def start(layout: Layout, repository: Path) -> int:
     if outer.poll() is None:
         outer.kill()
     raise errors.kernel_refuses("the sandbox's mounts", tail)
+
+
+def find(layout: Layout) -> list[int]:
+    """Supervisors of this directory, also one that was started by an `up` which died before it noted it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if words[1:4] == ["-m", SUPERVISOR, str(layout.directory)]:
+            found.append(int(path.parent.name))
+    return found
 
 
 def enter(pid: int, arguments: Sequence[str]) -> list[str]:

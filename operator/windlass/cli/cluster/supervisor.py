@@ -186,6 +186,10 @@ def make_mounts(layout: Layout, repository: Path) -> None:
         target.mkdir(parents=True)
         _mount("--bind", str(source), str(target))
         _mount("-o", "remount,bind,ro", str(target))
+    if layout.directory.is_relative_to(repository):
+        # The view of the repository must not show the cluster's keys and other namespaces' volumes.
+        hidden = HOST_REPOSITORY / layout.directory.relative_to(repository)
+        _mount("-t", "tmpfs", "-o", "ro,mode=0555", "windlass", str(hidden))
     for number, parent in enumerate(sorted({Path(name).parent for name in layout.overlays})):
         _make_writable(parent, SANDBOX_RUN / "parents" / str(number))
     for name, own in layout.overlays.items():

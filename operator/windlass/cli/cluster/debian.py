@@ -48,7 +48,7 @@ class Programs:
 
     def environment(self) -> dict[str, str]:
         """Environment of every process of the cluster."""
-        values = {"PATH": self.search_path, "HOME": "/root"}
+        values = {"PATH": self.search_path, "HOME": str(Path.home())}
         if self.library_path:
             values["LD_LIBRARY_PATH"] = self.library_path
             values["XTABLES_LIBDIR"] = f"{self.library_path.split(':')[0]}/xtables"

@@ -19,7 +19,7 @@ SECRET_NAME: Final = re.compile(
 BEARER: Final = re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]+")
 WEB_TOKEN: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 HIDDEN: Final = "[redacted]"
-CHATTY: Final = ("kopf", "asyncio", "aiohttp.access")
+CHATTY: Final = ("asyncio", "aiohttp.access")
 
 
 class Logger:
@@ -97,3 +97,5 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root.setLevel(level)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Its warnings are about features that are off here; what matters of it is logged by `kopf_loop`.
+    logging.getLogger("kopf").setLevel(logging.ERROR)

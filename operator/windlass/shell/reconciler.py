@@ -97,7 +97,7 @@ class Reconciler:
                 retry_seconds=round(pause, 2),
             )
             return "error"
-        except Exception as error:
+        except Exception as error:  # one broken job must not stop the others
             pause = self._queue.retry(key)
             LOG.error(
                 "round broke", error=error, namespace=key[1], name=key[2], retry_seconds=round(pause, 2)

@@ -90,11 +90,12 @@ class Cluster:
             status = {"status": {"phase": "Bound", "accessModes": [mode]}}
             self.api.merge(f"{self.core}/persistentvolumeclaims/{name}/status", status).expect(200)
 
-    def claims(self) -> None:
-        """All claims that `job` names, and the ServiceAccount of its pods."""
+    def claims(self, *, store_mode: str = "ReadWriteMany", without: str = "") -> None:
+        """The claims that `job` names, and the ServiceAccount of its pods."""
         self.api.create(f"{self.core}/serviceaccounts", {"metadata": {"name": "trainer"}}).expect(201)
         for name in ("models", "data", "checkpoints"):
-            self.claim(name)
+            if name != without:
+                self.claim(name, mode=store_mode if name == "checkpoints" else "ReadWriteMany")
 
     def submit(self, body: Json) -> Json:
         return self.api.create(JOBS.format(self.namespace), body).expect(201)
@@ -163,12 +164,16 @@ class Cluster:
     def status(self, pod: str, status: Json) -> None:
         self.api.merge(f"{self.core}/pods/{pod}/status", {"status": status}).expect(200)
 
-    def run_pod(self, pod: str) -> None:
-        """As if the pod was placed and its container started."""
+    def place_pod(self, pod: str) -> None:
+        """As if the scheduler bound the pod."""
         if "nodeName" not in self.api.get(f"{self.core}/pods/{pod}").expect(200)["spec"]:
             binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}}
             target = {"target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"}}
             self.api.create(f"{self.core}/pods/{pod}/binding", binding | target).expect(201)
+
+    def run_pod(self, pod: str) -> None:
+        """As if the pod was placed and its container started."""
+        self.place_pod(pod)
         state = {"running": {"startedAt": now()}}
         self.status(pod, {"phase": "Running", "podIP": "198.18.0.9", "containerStatuses": [container(state)]})
 
@@ -350,6 +355,11 @@ class Operator:
         found = [row for row in rows if row.startswith(prefix) and 'method="GET"' not in row]
         return sum(float(row.rsplit(" ", 1)[1]) for row in found)
 
+    def cpu_seconds(self) -> float:
+        """Processor time used so far; unlike wall time it does not depend on who else runs here."""
+        numbers = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+
     def resident_megabytes(self) -> float:
         """Resident memory."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
@@ -359,6 +369,18 @@ class Operator:
         until(lambda: self.process.poll() is not None or self.get("/readyz")[0] == 200, "operator ready", 60)
         assert self.process.poll() is None, (self.directory / "operator.log").read_text()[-3000:]
         return self
+
+    def await_rest(self) -> None:
+        """Wait until nothing is due and no round has run for a third of a second."""
+        last = [-1.0, 0]
+
+        def quiet() -> bool:
+            rounds = self.metric("windlass_reconcile_total")
+            still = rounds == last[0] and self.metric("workqueue_depth") == 0
+            last[:] = [rounds, last[1] + 1 if still else 0]
+            return last[1] >= 6
+
+        until(quiet, "the operator rests", 60)
 
     def await_leading(self) -> Operator:
         until(self.is_leading, "operator leads", 40)

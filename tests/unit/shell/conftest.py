@@ -1,0 +1,52 @@
+"""Fixtures of the shell's unit tests: a fake API server and a hand-driven clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import pytest_asyncio
+
+from unit.shell.fakeapi import FakeApi
+from windlass.shell.client import Client
+from windlass.shell.clock import Clock
+
+
+class Hand:
+    """A clock that moves only when told; its sleep moves it and returns at once."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.at
+
+    def now(self) -> datetime:
+        return datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC) + timedelta(seconds=self.at - 1000.0)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.at += seconds
+
+    def clock(self) -> Clock:
+        return Clock(monotonic=self.monotonic, now=self.now, sleep=self.sleep)
+
+
+@pytest.fixture
+def hand() -> Hand:
+    return Hand()
+
+
+@pytest_asyncio.fixture
+async def api() -> AsyncIterator[FakeApi]:
+    server = await FakeApi().start()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture
+async def client(api: FakeApi) -> AsyncIterator[Client]:
+    async with api.client() as made:
+        yield made

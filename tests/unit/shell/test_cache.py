@@ -1,0 +1,160 @@
+"""The cache and the slim copies in it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from windlass.shell.cache import Cache, slim_child, slim_claim, slim_job, slim_pod
+
+
+def body(version: int, *, name: str = "a", uid: str = "u", namespace: str = "team") -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": namespace, "uid": uid, "resourceVersion": str(version)}}
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    assert cache.upsert(body(5))
+    assert not cache.upsert(body(4))
+    assert cache.get("team", "a") == body(5)
+
+
+def test_a_late_event_does_not_bring_back_what_was_deleted() -> None:
+    cache = Cache()
+    cache.upsert(body(5))
+    cache.drop(body(7))
+    assert not cache.upsert(body(6))
+    assert cache.get("team", "a") is None
+    assert cache.upsert(body(8, uid="other")), "a new object of the name is taken"
+
+
+def test_a_late_removal_does_not_drop_a_newer_object() -> None:
+    cache = Cache()
+    cache.upsert(body(9, uid="second"))
+    cache.drop(body(7, uid="first"))
+    assert cache.get("team", "a") == body(9, uid="second")
+
+
+@given(st.permutations([("put", 1), ("put", 2), ("drop", 3), ("put", 5), ("put", 6)]))
+def test_any_order_of_events_ends_in_the_same_state(events: list[tuple[str, int]]) -> None:
+    cache = Cache()
+    for kind, version in events:
+        cache.drop(body(version)) if kind == "drop" else cache.upsert(body(version))
+    assert cache.get("team", "a") == body(6)
+
+
+def test_a_list_drops_what_it_lacks_but_not_what_is_newer() -> None:
+    cache = Cache()
+    cache.upsert(body(1, name="old"))
+    cache.upsert(body(20, name="newer"))
+    cache.upsert(body(1, name="elsewhere", namespace="other"))
+    cache.replace([body(3, name="kept")], version=10, namespace="team")
+    assert sorted(item["metadata"]["name"] for item in cache) == ["elsewhere", "kept", "newer"]
+
+
+def test_changes_are_told_once() -> None:
+    cache, told = Cache(), []
+    cache.changed = lambda item: told.append(item["metadata"]["resourceVersion"])
+    cache.upsert(body(1))
+    cache.upsert(body(1))
+    cache.upsert(body(2))
+    cache.drop(body(3))
+    cache.drop(body(3))
+    cache.replace([], version=9)
+    assert told == ["1", "2", "2"]
+
+
+def test_the_index_follows() -> None:
+    cache = Cache(index=lambda item: item["metadata"]["uid"])
+    cache.upsert(body(1, name="b", uid="x"))
+    cache.upsert(body(1, name="a", uid="x"))
+    assert [item["metadata"]["name"] for item in cache.find("x")] == ["a", "b"]
+    cache.upsert(body(2, name="a", uid="y"))
+    cache.drop(body(3, name="b", uid="x"))
+    assert (cache.find("x"), len(cache.find("y"))) == ([], 1)
+
+
+def full_pod() -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "p",
+            "namespace": "team",
+            "uid": "u",
+            "resourceVersion": "4",
+            "managedFields": [{"manager": "kubelet"}] * 9,
+            "annotations": {"windlass.dev/digest": "d", "other.io/x": "y"},
+            "labels": {"windlass.dev/run": "ft"},
+        },
+        "spec": {
+            "nodeName": "n",
+            "containers": [{"name": "agent", "env": [{"name": "A", "value": "secret"}]}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": "1.2.3.4",
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [{"name": "agent", "image": "i", "state": {"running": {"startedAt": "t"}}}],
+        },
+    }
+
+
+def test_a_slim_pod_holds_what_views_read_and_no_environment() -> None:
+    slim = slim_pod(full_pod())
+    assert slim["spec"] == {"nodeName": "n"}
+    assert slim["status"]["conditions"] == [{"type": "PodScheduled", "status": "True"}]
+    assert slim["status"]["containerStatuses"] == [
+        {"name": "agent", "state": {"running": {"startedAt": "t"}}}
+    ]
+    assert slim["metadata"]["annotations"] == {"windlass.dev/digest": "d"}
+    assert "managedFields" not in slim["metadata"]
+    assert "secret" not in str(slim)
+
+
+def test_slimming_twice_changes_nothing() -> None:
+    for slim in (slim_pod, slim_job, slim_claim, slim_child):
+        once = slim(full_pod())
+        assert slim(once) == once
+
+
+def test_a_pod_view_of_a_slim_pod_is_that_of_the_whole() -> None:
+    from windlass.core.observed import PodView
+
+    states = [
+        {"waiting": {"reason": "ImagePullBackOff", "message": "m"}},
+        {"running": {"startedAt": "2026-11-23T12:00:00Z"}},
+        {
+            "terminated": {
+                "exitCode": 137,
+                "reason": "OOMKilled",
+                "message": "v",
+                "finishedAt": "2026-11-23T12:00:00Z",
+            }
+        },
+    ]
+    conditions = [
+        [],
+        [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}],
+        [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}],
+    ]
+    for state, condition in itertools.product(states, conditions):
+        pod = full_pod()
+        pod["status"] |= {"conditions": condition, "containerStatuses": [{"name": "agent", "state": state}]}
+        pod["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
+        assert PodView.from_wire(slim_pod(pod)) == PodView.from_wire(pod)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"immutable": True, "data": {"run.json": "x" * 9}}, {"immutable": True}),
+        ({"data": {"a": "1"}}, {"data": {"a": "1"}}),
+    ],
+)
+def test_data_that_cannot_drift_is_not_kept(given: dict, kept: dict) -> None:
+    slim = slim_child(body(1) | given)
+    del slim["metadata"]
+    assert slim == kept

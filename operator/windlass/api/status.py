@@ -332,7 +332,7 @@ class JobStatus(StatusModel):
     plan: Plan = Field(default_factory=Plan)
     """What the run will do."""
     checkpoints: Annotated[list[CheckpointRecord], Field(max_length=20)] = []
-    """The ledger: verified checkpoints, newest last."""
+    """The ledger: verified checkpoints, newest first."""
     resume: ResumePoint = Field(default_factory=ResumePoint)
     """Where the present incarnation went on from."""
     recoveries: Annotated[list[RecoveryRecord], Field(max_length=10)] = []

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from types import ModuleType
 from typing import Final, NoReturn
 
@@ -97,8 +98,15 @@ def _take_streams(log: int) -> None:
             reconfigure(line_buffering=True, errors="backslashreplace")
 
 
+def _name_process(name: str) -> None:
+    """What ps and top show; the kernel keeps 15 bytes."""
+    with suppress(OSError), open("/proc/self/comm", "w") as out:
+        out.write(name[:15])
+
+
 def _prepare_process(context: RankContext, channel: RankChannel) -> None:
     os.environ.update(environment_of(context))
+    _name_process(f"windlass-rank-{context.rank}" if context.task == "train" else "windlass-data")
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGTERM, lambda *_: channel.request_save())

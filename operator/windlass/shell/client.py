@@ -18,7 +18,7 @@ import aiohttp
 from windlass.api.meta import MANAGER, STATUS_MANAGER
 from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
-from windlass.shell.errors import ApiError, Gone, NotOurs, Unreachable, from_status
+from windlass.shell.errors import ApiError, Gone, NotOurs, Silent, Unreachable, from_status
 from windlass.shell.resources import Resource
 
 Json = dict[str, Any]
@@ -34,7 +34,7 @@ ATTEMPTS: Final = 5
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
 CONNECT_TIMEOUT_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 300
-WATCH_SILENCE_SECONDS: Final = 100.0
+WATCH_SILENCE_SECONDS: Final = 70.0
 """Servers send a bookmark each minute; a longer silence means a dead connection."""
 MAX_RETRY_AFTER_SECONDS: Final = 30.0
 RETRIED: Final = frozenset({429, 500, 502, 503, 504})
@@ -287,6 +287,8 @@ class Client:
                         status = event.get("object") or {}
                         raise from_status(int(status.get("code") or 500), status, None)
                     yield event
+        except aiohttp.SocketTimeoutError as error:
+            raise Silent(type(error).__name__) from error
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unreachable(type(error).__name__) from error
 

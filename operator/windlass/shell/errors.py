@@ -57,6 +57,10 @@ class Unreachable(Exception):
     """No answer: connection refused or broken, or a timeout. The outcome of a write is unknown."""
 
 
+class Silent(Unreachable):
+    """A watch on which nothing came for its limit. A quiet kind and a dead stream look the same from here."""
+
+
 TYPES: dict[int, type[ApiError]] = {
     400: Invalid,
     403: Forbidden,

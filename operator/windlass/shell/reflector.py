@@ -15,7 +15,7 @@ from typing import Any, Final
 from windlass.shell.cache import Cache
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
-from windlass.shell.errors import ApiError, Gone, Unreachable
+from windlass.shell.errors import ApiError, Gone, Silent, Unreachable
 from windlass.shell.logging import logger
 from windlass.shell.resources import Resource
 
@@ -66,7 +66,9 @@ class Reflector:
             try:
                 await self.once()
                 self._failures = 0
-            except Gone:
+            except (Gone, Silent):
+                # A server without progress notifications sends no bookmarks for a kind on which nothing happens,
+                # so silence alone is no fault: the next list tells, and counts as an answer.
                 self._since = ""
             except (ApiError, Unreachable, TimeoutError, ValueError) as error:
                 self._failures += 1

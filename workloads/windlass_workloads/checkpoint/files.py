@@ -36,11 +36,16 @@ class HashingStream(io.IOBase):
         self.raw = raw
         self.digest = xxhash.xxh3_128()
         self.size = 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Writes all of the data."""
         view = memoryview(data).cast("B")
-        self.raw.write(view)
+        try:
+            self.raw.write(view)
+        except OSError as error:
+            self.error = error
+            raise
         self.digest.update(view)
         self.size += view.nbytes
         return view.nbytes
@@ -71,14 +76,21 @@ class HashingFileSystem(FileSystem):  # type: ignore[misc]
         self.root = root
         self.opener = opener
         self.entries: dict[str, FileEntry] = {}
+        self.error: OSError | None = None
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
         """Opens a file for writing; its entry is complete when the block ends without an error."""
         with self.opener(Path(path), mode) as raw:
             stream = HashingStream(raw)
-            yield stream
-            stream.flush()
+            try:
+                yield stream
+                stream.flush()
+            except OSError as error:
+                self.error = self.error or error
+                raise
+            finally:
+                self.error = self.error or stream.error
         relative = Path(path).relative_to(self.root).as_posix()
         self.entries[relative] = FileEntry(path=relative, size=stream.size, xxh3=stream.digest.hexdigest())
 

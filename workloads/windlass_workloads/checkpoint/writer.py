@@ -151,15 +151,11 @@ class CheckpointWriter:
     def _save(self, job: _Job) -> SaveResult:
         result = self._begin(job)
         if result is None:
-            entries, problem = self._write(job)
-            everyone = self.group.gather((entries, problem))
-            problems = [
-                f"rank {rank}: {each[1]}" for rank, each in enumerate(everyone) if each[1] is not None
-            ]
+            everyone = self.group.gather(self._write(job))
+            problems = [f"rank {rank}: {each}" for rank, (_, each) in enumerate(everyone) if each]
             result = None
             if self.group.rank == 0:
-                files = [entry for each in everyone for entry in each[0]]
-                result = self._finish(job, files, problems)
+                result = self._finish(job, [entries for entries, _ in everyone], problems)
             result = self.group.from_first(result)
         if self.group.rank == 0:
             self._report(job, result)
@@ -187,26 +183,34 @@ class CheckpointWriter:
         self.store.make(job.name)
         return None
 
-    def _write(self, job: _Job) -> tuple[list[FileEntry], str | None]:
-        """Writes this rank's files; returns their entries, or the problem."""
+    def _write(self, job: _Job) -> tuple[list[FileEntry] | None, str | None]:
+        """Writes this rank's files; returns their entries, or None and the problem if it is this rank's."""
         directory = self.store.path(job.name)
         try:
-            if job.state is None:
-                entries = self._write_engine(directory)
-            else:
-                entries = self._write_dcp(directory, job.state)
+            state = job.state
+            entries = self._write_engine(directory) if state is None else self._write_dcp(directory, state)
             path = f"rank-{self.group.rank}.files.json"
             rows = [entry.model_dump(mode="json", by_alias=True) for entry in entries]
             self.store.write(f"{job.name}/{path}", json.dumps(rows, indent=1).encode())
             entries.append(manifests.entry_of(directory, path))
-        except (Exception, CheckpointException) as error:
-            return [], _text_of(error, job.name)
+        except CheckpointException as error:
+            # torch tells every rank of any rank's failure; each speaks for itself.
+            mine, _ = error.failures.get(self.group.rank, (None, None))
+            return None, None if mine is None else _text_of(mine, job.name)
+        except Exception as error:
+            return None, _text_of(error, job.name)
         return entries, None
 
     def _write_dcp(self, directory: Path, state: dict[str, Any]) -> list[FileEntry]:
         storage = HashingWriter(directory, self.opener)
         group = self.group.process_group
-        dcp.save(state, storage_writer=storage, process_group=group, no_dist=group is None)
+        try:
+            dcp.save(state, storage_writer=storage, process_group=group, no_dist=group is None)
+        except CheckpointException:
+            if storage.hashing.error is not None:
+                # What torch makes of a failed write no longer says why it failed.
+                raise storage.hashing.error from None
+            raise
         return storage.entries()
 
     def _write_engine(self, directory: Path) -> list[FileEntry]:
@@ -220,12 +224,15 @@ class CheckpointWriter:
             directory, lambda path: path == own or (path not in shared and engine.owner_of(path) == rank)
         )
 
-    def _finish(self, job: _Job, files: list[FileEntry], problems: list[str]) -> SaveResult:
+    def _finish(self, job: _Job, written: list[list[FileEntry] | None], problems: list[str]) -> SaveResult:
         """Rank 0: commits, or clears away what a failed save left."""
         try:
-            if problems:
-                raise SaveError("; ".join(problems[:3]))
-            manifest = self._manifest(job, files)
+            parts = [entries for entries in written if entries is not None]
+            if len(parts) < len(written):
+                raise SaveError(
+                    "; ".join(problems[:3]) or f"checkpoint {job.name}: not saved, for no known reason"
+                )
+            manifest = self._manifest(job, [entry for part in parts for entry in part])
             sync_directory(self.store.path(job.name))
             manifests.commit(self.store, job.name, manifest)
         except Fenced as error:
@@ -294,12 +301,9 @@ class CheckpointWriter:
 
 def _text_of(error: BaseException, name: str) -> str:
     """One line for the user: what failed, and for a full volume what to do."""
-    causes: list[BaseException] = [error]
-    if isinstance(error, CheckpointException):
-        causes = [each for each, _ in error.failures.values()]
-    if any(is_full(cause) for cause in causes):
+    if is_full(error):
         return full_text(name)
     if isinstance(error, SaveError):
         return str(error)
-    lines = [f"{type(cause).__name__}: {cause}".splitlines()[0] for cause in causes[:2]]
-    return f"checkpoint {name}: not saved ({'; '.join(lines)})"
+    first = (str(error).splitlines() or [""])[0]
+    return f"checkpoint {name}: not saved ({type(error).__name__}: {first})"

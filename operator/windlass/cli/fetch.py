@@ -10,7 +10,6 @@ import argparse
 import base64
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from windlass.api.meta import STORE_MOUNT
 from windlass.cli.access import CONTAINER, Access
@@ -214,9 +213,20 @@ def receive(access: Access, pod: str, command: list[str], target: Path) -> None:
         unpack(archive, target)
 
 
-def unpack(archive: Any, target: Path) -> None:
-    """Unpack, refusing names that lead outside and anything but files and directories."""
-    with tarfile.open(
-        fileobj=io.BufferedReader(archive) if isinstance(archive, io.RawIOBase) else archive
-    ) as tar:
-        tar.extractall(target, filter="data")
+def unpack(archive: BinaryIO, target: Path) -> None:
+    """Unpack files and directories. Raises CliError for a name that leads outside, or anything else."""
+    with tarfile.open(fileobj=archive) as tar:
+        for member in tar:
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts or not (member.isfile() or member.isdir()):
+                raise CliError(
+                    f"{member.name}: has no place in an output (got a link, or a name that leads outside)"
+                )
+            if member.isdir():
+                (target / path).mkdir(parents=True, exist_ok=True)
+                continue
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            source = tar.extractfile(member)
+            with (target / path).open("wb") as out:
+                if source is not None:
+                    shutil.copyfileobj(source, out)

@@ -33,7 +33,7 @@ with tempfile.TemporaryFile(dir="/target") as archive:
         archive.write(base64.b64decode(line))
     archive.seek(0)
     with tarfile.open(fileobj=archive) as tar:
-        tar.extractall("/target", filter="data")
+        tar.extractall("/target")
 print("received", flush=True)
 """
 

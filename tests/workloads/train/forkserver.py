@@ -20,6 +20,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 from windlass.api.contract import RankContext, RankEvent  # noqa: E402
+from windlass_workloads.agent.child import environment_of  # noqa: E402
 from windlass_workloads.data.sources import Roots  # noqa: E402
 from windlass_workloads.train import tasks  # noqa: E402
 
@@ -51,8 +52,7 @@ def run_rank(request: dict[str, Any], index: int) -> int:
     log = os.open(directory / f"rank-{index}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    for name, value in request.get("environment", {}).items():
-        os.environ[name] = value
+    os.environ.update({**environment_of(context), **request.get("environment", {})})
     channel = FileChannel(directory / f"events-{index}.jsonl", context.rank, request["actions"])
     roots = Roots(Path(request["volumes"]), Path(request["secrets"]))
     if request.get("function"):

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from windlass.api.contract import Incarnation, RankContext, RankEvent, RunConfig
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint.store import RunStore
@@ -78,7 +80,8 @@ class Outcome:
         return [event.checkpoint.name for event in self.of("Checkpoint")]
 
     def ok(self) -> Outcome:
-        assert set(self.codes) == {0}, (self.codes, [log[-3000:] for log in self.logs], self.of("Failure"))
+        if set(self.codes) != {0}:
+            pytest.fail(f"exit codes {self.codes}\n{self.logs[0][-1500:]}", pytrace=False)
         return self
 
 
@@ -150,7 +153,7 @@ class Job:
         self.starts += 1
         self.incarnation += 1
         directory = self.root / f"start-{self.starts}"
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         store = RunStore(self.store)
         self.store.mkdir(exist_ok=True)
         record = Incarnation(

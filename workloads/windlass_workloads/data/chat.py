@@ -17,7 +17,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
 """Used, and saved with the model, when the tokenizer brings no chat template; the plan warns of it."""
@@ -68,14 +68,16 @@ def make_sample(row: dict[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> Sa
     return tokenise_chat(messages, tokenizer, learn_all=recipe.learn_all)
 
 
+def _names(row: dict[str, Any]) -> str:
+    return ", ".join(sorted(row)[:8]) or "nothing"
+
+
 def _text_of(row: dict[str, Any], column: str, *, required: bool = True) -> str:
     value = row.get(column)
     if value is None and not required:
         return ""
     if value is None:
-        raise BadRow(
-            f"no column {column} (got {', '.join(sorted(row)[:8]) or 'nothing'}); set `columns` if it is named otherwise"
-        )
+        raise BadRow(f"no column {column} (got {_names(row)}); set `columns` if it is named otherwise")
     if not isinstance(value, str):
         raise BadRow(f"{column} is not text (got {type(value).__name__})")
     if required and not value.strip():
@@ -95,9 +97,7 @@ def _chat_of(row: dict[str, Any], recipe: Recipe) -> list[dict[str, str]]:
     column = recipe.columns.messages or "messages"
     messages = row.get(column)
     if messages is None:
-        raise BadRow(
-            f"no column {column} (got {', '.join(sorted(row)[:8]) or 'nothing'}); set `columns` if it is named otherwise"
-        )
+        raise BadRow(f"no column {column} (got {_names(row)}); set `columns` if it is named otherwise")
     if not isinstance(messages, list) or not messages:
         raise BadRow(f"{column} is not a list of messages (got {type(messages).__name__})")
     chat = [_message_of(message, f"{column}[{place}]") for place, message in enumerate(messages)]

@@ -151,7 +151,7 @@ def _read_csv(path: Path, field: str, complaints: Complaints, limits: Limits) ->
                 return
             except (csv.Error, UnicodeDecodeError) as error:
                 # The position behind a broken quote is unknown, so that nothing after it can be trusted.
-                complaints.add(rows.line_num, f"not CSV: {error}")
+                complaints.add(rows.reader.line_num, f"not CSV: {error}")
                 complaints.raise_if_any()
                 return
             if None in values or any(value is None for value in values.values()):

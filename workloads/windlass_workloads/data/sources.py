@@ -85,7 +85,8 @@ def find_on_claim(request: Request, rest: str, roots: Roots) -> Path:
     except FileNotFoundError:
         raise WorkloadError(
             reason,
-            f"{request.field}: nothing at {inner or '/'} on claim {claim} (got {request.uri}); {_neighbours(base, inner)}.",
+            f"{request.field}: nothing at {inner or '/'} on claim {claim} (got {request.uri}); "
+            f"{_neighbours(base, inner)}.",
             hint="correct the path, or copy the files onto the claim first.",
         ) from None
     except (RuntimeError, OSError) as error:

@@ -59,14 +59,12 @@ def add_adapter(model: Any, adapter: Adapter, *, base: str) -> Any:
             lora_dropout=float(adapter.dropout or "0"),
             target_modules=targets,
             task_type="CAUSAL_LM",
-            base_model_name_or_path=base,
         )
     else:
         config = IA3Config(
             target_modules=targets,
             feedforward_modules=[name for name in targets if name.rpartition(".")[2] in FEED_FORWARD],
             task_type="CAUSAL_LM",
-            base_model_name_or_path=base,
         )
     adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base

@@ -57,52 +57,63 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     runtime = runtimes.start(context, channel)
     report.phase(Phase.LOAD)
     job = assemble(runtime, roots)
-    step = job.counters["step"]
-    plan = make_plan(
-        job.shape, job.data.index, job.choice, parameters=job.parameters[0], trained=job.parameters[1]
-    )
+    resumed = job.counters["step"]
+    parameters, trained = job.parameters
+    plan = make_plan(job.shape, job.data.index, job.choice, parameters=parameters, trained=trained)
     if runtime.is_first:
         report.plan(plan)
-    tracker = open_tracker(context, report, plan, resumed_step=step)
-    if runtime.stop_agreed():
-        stop_here(job, report, step=step, saved=step)
+    tracker = open_tracker(context, report, plan, resumed_step=resumed, roots=roots)
+    try:
+        if runtime.stop_agreed():
+            stop_here(job, report, step=resumed, saved=resumed)
+
+        # --- steps ------------------------------------------------------------------------------
+        report.phase(Phase.TRAIN)
+        saved = resumed
+        for step in range(resumed + 1, job.shape.total_steps + 1):
+            timer = StepTimer()
+            if step == resumed + 1:
+                report.forward(step)
+            done = take_step(job, step, timer)
+            job.counters.update(step=step, tokens=job.counters["tokens"] + done.tokens)
+            tell_step(job, report, tracker, step=step, done=done, timer=timer)
+            last = step == job.shape.total_steps
+            validation_loss = validate_if_due(job, report, tracker, step=step, last=last)
+            if done.stop:
+                stop_here(job, report, step=step, saved=saved)
+            if due(step, job.spec.checkpoint.every_steps, last=last):
+                job.writer.save(step, blocking=last, validation_loss=validation_loss)
+                saved = step
+
+        # --- end --------------------------------------------------------------------------------
+        result = job.writer.wait()
+        report.phase(Phase.EXPORT)
+        output = export(job, step=job.shape.total_steps)
+        if runtime.is_first:
+            digest = result.record.digest if result is not None and result.record is not None else None
+            output = tracker.finish(output, digest)
+            if output is not None:
+                report.output(output)
+        runtime.barrier()
+        report.done(job.shape.total_steps)
+    except BaseException as error:
+        tracker.close("KILLED" if isinstance(error, StopRequested) else "FAILED")
+        raise
+
+
+def validate_if_due(
+    job: Assembly, report: Reporter, tracker: Tracker, *, step: int, last: bool
+) -> float | None:
+    """Validates when it is time, and tells; the mean loss, None when there was none. Collective."""
+    if not due(step, job.spec.training.validate_every_steps, last=last) or not len(job.data.validation):
+        return None
+    report.phase(Phase.VALIDATE)
+    loss = validate(job)
+    if loss is not None and job.runtime.is_first:
+        report.validation(step, loss)
+        tracker.metrics(step, {"validation_loss": loss})
     report.phase(Phase.TRAIN)
-
-    # --- steps ----------------------------------------------------------------------------------
-    saved, validation_loss = step, None
-    for step in range(job.counters["step"] + 1, job.shape.total_steps + 1):
-        timer = StepTimer()
-        if step == job.counters["step"] + 1 and step == saved + 1:
-            report.forward(step)
-        done = take_step(job, step, timer)
-        job.counters["step"] = step
-        job.counters["tokens"] += done.tokens
-        tell_step(job, report, tracker, step=step, done=done, timer=timer)
-
-        last = step == job.shape.total_steps
-        if due(step, job.spec.training.validate_every_steps, last=last) and len(job.data.validation):
-            report.phase(Phase.VALIDATE)
-            validation_loss = validate(job)
-            if validation_loss is not None and runtime.is_first:
-                report.validation(step, validation_loss)
-                tracker.metrics(step, {"validation_loss": validation_loss})
-            report.phase(Phase.TRAIN)
-        if done.stop:
-            stop_here(job, report, step=step, saved=saved)
-        if due(step, job.spec.checkpoint.every_steps, last=last):
-            job.writer.save(step, blocking=last, validation_loss=validation_loss)
-            saved, validation_loss = step, None
-
-    # --- end ------------------------------------------------------------------------------------
-    job.writer.wait()
-    report.phase(Phase.EXPORT)
-    output = export(job, step=step)
-    if runtime.is_first:
-        output = tracker.finish(output, job.local_model)
-        if output is not None:
-            report.output(output)
-    runtime.barrier()
-    report.done(step)
+    return loss
 
 
 def take_step(job: Assembly, step: int, timer: StepTimer) -> Done:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from windlass.api.meta import Reason
 from windlass.api.training import ModelSource
@@ -153,7 +154,7 @@ def load_model(model: LocalModel, dtype: torch.dtype) -> Any:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise _unloadable(model, str(error).splitlines()[0][:300]) from error

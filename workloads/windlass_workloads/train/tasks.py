@@ -48,6 +48,7 @@ def preload(run_config: Path = Path(RUN_CONFIG_MOUNT) / RUN_CONFIG_FILE) -> None
     """Imports what ranks will need; deepspeed only if the run uses it. One thread before and after."""
     for name in WARM:
         importlib.import_module(name)
+    _quieten()
     spec: dict[str, object] = {}
     with suppress(OSError, ValueError):
         spec = json.loads(run_config.read_text(encoding="utf-8")).get("spec", {})
@@ -58,6 +59,13 @@ def preload(run_config: Path = Path(RUN_CONFIG_MOUNT) / RUN_CONFIG_FILE) -> None
         from windlass_workloads.train.strategies.deepspeed import load_library
 
         load_library()
+
+
+def _quieten() -> None:
+    """Progress bars of libraries fill logs with lines that nobody reads."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def prepare(context: RankContext, channel: Channel, roots: Roots | None = None) -> None:

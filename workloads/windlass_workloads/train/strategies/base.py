@@ -120,5 +120,5 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     found = [module for module in model.modules() if type(module).__name__ in names]
     if found:
         return found
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) > 1]
-    return list(max(lists, key=lambda layers: len(layers))) if lists else []
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])

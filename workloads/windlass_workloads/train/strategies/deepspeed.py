@@ -23,12 +23,27 @@ DEFAULT_STAGE = 2
 LOG_LEVEL = "DEEPSPEED_LOG_LEVEL"
 
 
+@contextmanager
+def without_mlflow() -> Iterator[None]:
+    """Hides mlflow from imports: DeepSpeed's autotuner takes it along if it is there, which costs seconds and brings
+    a background thread (pyarrow's allocator) into a process that must be forked from one thread."""
+    known = sys.modules.get("mlflow")
+    if known is None:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if known is None:
+            sys.modules.pop("mlflow", None)
+
+
 def load_library() -> Any:
     """Imports deepspeed for the device at hand, without its step that compiles C++ at start."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-    import deepspeed.comm.torch
+    with without_mlflow():
+        import deepspeed
+        import deepspeed.comm.torch
 
     # Shared-memory collectives are built with a compiler on first use; gloo does without them.
     module: Any = sys.modules["deepspeed.comm.torch"]

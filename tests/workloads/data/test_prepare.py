@@ -1,0 +1,166 @@
+"""Preparing data: what is written, found again, held out, repeated, cut, and refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.tiny import write_data
+from windlass.api.meta import Reason
+from windlass.api.training import Data
+from windlass_workloads.data import arrays
+from windlass_workloads.data.errors import StopRequested, WorkloadError
+from windlass_workloads.data.prepare import Preparation, prepare
+from windlass_workloads.data.sources import Finder, Roots
+
+
+@pytest.fixture
+def work(tmp_path, tokenizer):
+    write_data(tmp_path / "volumes" / "data" / "train.jsonl", count=60)
+
+    def make(seed=17, check=lambda: None, source=None, **data):
+        sources = [{"uri": "pvc://data/train.jsonl", **(source or {})}]
+        return Preparation(
+            data=Data.model_validate({"sources": sources, "sequenceLength": 64, **data}),
+            seed=seed,
+            tokenizer=tokenizer,
+            tokenizer_digest="t",
+            finder=Finder(Roots(tmp_path / "volumes", tmp_path), tmp_path / "cache"),
+            directory=tmp_path / "prepared",
+            check=check,
+        )
+
+    return make
+
+
+def samples(work, index, split="train"):
+    opened = arrays.open_split(work.directory / index.name / split)
+    return [tuple(tokens.tolist()) for unit in range(len(opened)) for tokens, _ in opened.samples_of(unit)]
+
+
+def test_the_second_call_finds_the_first_ones_work(work, monkeypatch):
+    first = prepare(work())
+    monkeypatch.setattr("windlass_workloads.data.prepare.make_sample", None)
+    assert prepare(work()) == first
+    assert first.train_samples == first.train_units == 60
+    assert sorted(path.name for path in work().directory.iterdir()) == [first.name]
+
+
+def test_the_same_input_gives_the_same_digest_and_another_input_another_name(work, tmp_path):
+    first = prepare(work())
+    again = work()
+    (again.directory / first.name / arrays.INDEX).unlink()
+    assert prepare(again) == first
+    assert prepare(work(seed=18)).name != first.name
+    assert prepare(work(packing=True)).name != first.name
+    write_data(tmp_path / "volumes" / "data" / "train.jsonl", count=61)
+    assert prepare(work()).digest != first.digest
+
+
+@pytest.mark.parametrize("name", ["train/tokens.bin", "index.json"])
+def test_a_directory_that_is_not_whole_is_made_again(work, name):
+    first = prepare(work())
+    path = work().directory / first.name / name
+    path.write_bytes(path.read_bytes()[:-1])
+    assert arrays.read_index(path.parents[1] if "/" in name else path.parent) is None
+    assert prepare(work()) == first
+    assert len(samples(work(), first)) == 60
+
+
+def test_ranks_refuse_a_directory_that_is_not_whole(tmp_path):
+    with pytest.raises(
+        WorkloadError, match=r"prepared data gone is missing or incomplete in the checkpoint store\."
+    ):
+        arrays.open_prepared(tmp_path / "gone")
+
+
+def test_validation_is_held_out_by_content(work, tmp_path):
+    path = tmp_path / "volumes" / "data" / "train.jsonl"
+    path.write_text(path.read_text() * 2)
+    index = prepare(work(validation={"fraction": "0.3"}))
+    train, held_out = samples(work(), index), samples(work(), index, "validation")
+    assert len(train) + len(held_out) == 120
+    assert 12 <= len(held_out) <= 60
+    assert not set(train) & set(held_out)
+
+
+def test_a_validation_file_is_read_like_the_first_source(work, tmp_path):
+    write_data(tmp_path / "volumes" / "data" / "held.jsonl", count=7, seed=9)
+    index = prepare(work(validation={"uri": "pvc://data/held.jsonl"}))
+    assert (index.train_samples, index.validation_samples) == (60, 7)
+
+
+@pytest.mark.parametrize(("weight", "low", "high"), [("2", 120, 120), ("0.5", 18, 42), ("1.5", 78, 102)])
+def test_a_weight_repeats_or_thins_out_a_source(work, weight, low, high):
+    assert low <= prepare(work(source={"weight": weight})).train_samples <= high
+
+
+def test_packs_hold_all_samples_within_the_length(work):
+    plain, packed = prepare(work()), prepare(work(packing=True))
+    split = arrays.open_split(work().directory / packed.name / "train")
+    assert packed.train_units < plain.train_units / 2
+    assert max(split.unit_lengths) <= 64
+    assert sorted(samples(work(), packed)) == sorted(samples(work(), plain))
+    assert packed.train_samples == 60
+
+
+def test_long_samples_are_cut_and_those_left_without_a_target_dropped(work):
+    index = prepare(work(sequenceLength=12))
+    assert index.train_samples + index.dropped_samples == 60
+    assert index.dropped_samples > 0
+    assert index.warnings[0].startswith("spec.data.sequenceLength: ")
+    assert index.warnings[-1] == (
+        f"spec.data: {index.dropped_samples} samples were dropped, nothing to learn was left in them"
+    )
+
+
+def test_all_tokens_count_when_the_loss_is_on_all(work):
+    completion, everything = prepare(work()), prepare(work(lossOn="All"))
+    targets = [
+        int(arrays.open_split(work().directory / index.name / "train").unit_targets.sum())
+        for index in (completion, everything)
+    ]
+    assert targets[1] == everything.train_tokens - 60
+    assert targets[0] < targets[1] / 2
+
+
+def test_a_bad_row_is_told_with_its_place_and_nothing_is_left_behind(work, tmp_path):
+    path = tmp_path / "volumes" / "data" / "train.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"messages": [{"role": "user", "content": "x"}]}) + "\n")
+    with pytest.raises(WorkloadError) as caught:
+        prepare(work())
+    assert caught.value.reason == Reason.DATA_UNREADABLE
+    assert caught.value.evidence == (
+        "train.jsonl:61: messages has no assistant turn, so there is nothing to learn",
+    )
+    assert list(work().directory.iterdir()) == []
+
+
+def test_no_sample_at_all_is_refused(work, tmp_path):
+    (tmp_path / "volumes" / "data" / "train.jsonl").write_text("\n")
+    with pytest.raises(WorkloadError) as caught:
+        prepare(work())
+    assert str(caught.value) == (
+        "spec.data.sources: no sample to train on (got 0; 0 samples had nothing to learn within sequenceLength 64); "
+        "allowed at least 1. hint: check the files' contents, the weights and data.sequenceLength."
+    )
+
+
+def test_an_empty_validation_split_is_refused(work):
+    with pytest.raises(WorkloadError) as caught:
+        prepare(work(validation={"fraction": "0.000001"}))
+    assert caught.value.reason == Reason.DATA_EMPTY
+    assert caught.value.message == (
+        "spec.data.validation: no sample to validate on (got 0 of 60); allowed at least 1."
+    )
+
+
+def test_a_stop_leaves_nothing_behind(work):
+    def stop():
+        raise StopRequested
+
+    with pytest.raises(StopRequested):
+        prepare(work(check=stop))
+    assert list(work().directory.iterdir()) == []

@@ -1,0 +1,218 @@
+"""Sends a run's metrics to MLflow from a thread of its own, in order, each step once.
+
+Rows wait in a bounded queue, and in the store's metrics-spool.jsonl while the server is away. After a restart the
+server's own last steps decide what is new. Training only ever puts a row into the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from windlass.api.status import TrackingStatus
+from windlass_workloads.checkpoint.store import METRICS_SPOOL, TRACKING, RunStore
+from windlass_workloads.tracking.client import Client, Refused, Unreachable
+from windlass_workloads.tracking.facts import UID_TAG
+
+QUEUE_ROWS = 10_000
+BATCH_METRICS = 900
+RETRY_SECONDS = 5.0
+RESUMED_TAG = "windlass.resumed_steps"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """What is known of the run when this incarnation begins."""
+
+    experiment: str
+    parameters: dict[str, str]
+    tags: dict[str, str]
+    resumed_step: int = 0
+
+
+class Recorder:
+    """The thread and its run. `tell` gets a status and, when degraded, the reason."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: RunStore,
+        *,
+        run: RunFacts,
+        tell: Callable[[TrackingStatus, str | None], None],
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self.client = client
+        self.store = store
+        self.experiment = run.experiment
+        self.parameters, self.tags = run.parameters, run.tags
+        self.tell = tell
+        self.resumed_step = run.resumed_step
+        self.retry_seconds = retry_seconds
+        self.run_id: str | None = None
+        self.problem: str | None = None
+        self._last: dict[str, int] = {}
+        self._rows: queue.Queue[Row | None] = queue.Queue(QUEUE_ROWS)
+        self._pending: list[Row] = [dict(row) for row in store.read_lines(METRICS_SPOOL)]
+        self._spooled = len(self._pending)
+        self._told: tuple[str | None, str | None] | None = None
+        self._idle = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
+
+    def start(self) -> None:
+        """Begins to send."""
+        self._thread.start()
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        """Takes a row; drops it when ten thousand wait already."""
+        self._idle.clear()
+        with contextlib.suppress(queue.Full):
+            self._rows.put_nowait({"step": step, "at": int(time.time() * 1000), "figures": figures})
+
+    def flush(self, limit_seconds: float) -> bool:
+        """Waits until everything is sent, at most so long; True when it is."""
+        return self._idle.wait(limit_seconds) and self.problem is None
+
+    def end(self, status: str, limit_seconds: float) -> None:
+        """Sends what is left, sets the run's status (FINISHED, FAILED, KILLED) and stops the thread."""
+        with contextlib.suppress(queue.Full):
+            self._rows.put_nowait(None)
+        self._thread.join(limit_seconds)
+        if self.run_id is None or self.problem is not None:
+            return
+        body = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
+        try:
+            self.client.call("POST", "runs/update", body)
+        except (Unreachable, Refused) as error:
+            self._report(str(error))
+
+    # --- in the thread -------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        ending = False
+        while not ending:
+            ending = self._collect()
+            try:
+                if self.run_id is None:
+                    self._open()
+                self._send()
+            except (Unreachable, Refused) as error:
+                self._spool()
+                self._report(str(error))
+            except Exception as error:
+                # Tracking may break in ways not thought of; training must not notice.
+                self._report(f"{type(error).__name__}: {error}"[:300])
+            else:
+                self._report(None)
+                if self._rows.empty():
+                    self._idle.set()
+
+    def _collect(self) -> bool:
+        """Moves rows from the queue to the pending ones, waiting for the first; True when the end was asked for."""
+        # Nothing to wait for on the first round: the run is to be opened before the first row comes.
+        limit = 0.0 if self._told is None else self.retry_seconds
+        waiting = None if self._told is not None and self.problem is None else limit
+        try:
+            row = (
+                self._rows.get(timeout=waiting) if waiting is None or waiting > 0 else self._rows.get_nowait()
+            )
+            while row is not None:
+                self._pending.append(row)
+                row = self._rows.get_nowait()
+        except queue.Empty:
+            return False
+        return True
+
+    def _open(self) -> None:
+        """Finds or makes the one run of this job."""
+        record = self.store.read(TRACKING)
+        experiment = self.client.experiment(self.experiment)
+        run_id = (
+            str(json.loads(record)["run_id"])
+            if record
+            else self.client.find_run(experiment, UID_TAG, self.tags[UID_TAG])
+        )
+        if run_id is None:
+            run_id = self._create(experiment)
+        if record is None and not self.store.create(TRACKING, json.dumps({"run_id": run_id}).encode()):
+            run_id = str(json.loads(self.store.read(TRACKING) or b"{}")["run_id"])
+        run = self.client.call("GET", "runs/get", {"run_id": run_id})["run"]
+        self._last = {metric["key"]: int(metric.get("step", 0)) for metric in run["data"].get("metrics", [])}
+        self._reopen(run_id, run)
+        self.run_id = run_id
+
+    def _create(self, experiment: str) -> str:
+        tags = [{"key": key, "value": value} for key, value in self.tags.items()]
+        body = {"experiment_id": experiment, "start_time": int(time.time() * 1000), "tags": tags}
+        run = self.client.call("POST", "runs/create", {**body, "run_name": self.tags["mlflow.runName"]})[
+            "run"
+        ]
+        return str(run["info"]["run_id"])
+
+    def _reopen(self, run_id: str, run: dict[str, Any]) -> None:
+        """Parameters once, the status back to RUNNING, and a mark where this incarnation went on."""
+        known = {each["key"] for each in run["data"].get("params", [])}
+        params = [{"key": key, "value": value} for key, value in self.parameters.items() if key not in known]
+        tags = {each["key"]: each["value"] for each in run["data"].get("tags", [])}
+        marks = [mark for mark in tags.get(RESUMED_TAG, "").split(",") if mark]
+        if self.resumed_step:
+            marks.append(str(self.resumed_step))
+        body = {"run_id": run_id, "params": params, "tags": [{"key": RESUMED_TAG, "value": ",".join(marks)}]}
+        self.client.call("POST", "runs/log-batch", body)
+        self.client.call("POST", "runs/update", {"run_id": run_id, "status": "RUNNING"})
+
+    def _send(self) -> None:
+        """Sends pending rows, oldest first, leaving out what the server has."""
+        while self._pending:
+            count, metrics = 0, list[Row]()
+            for row in self._pending:
+                fresh = [
+                    {"key": key, "value": value, "timestamp": row["at"], "step": row["step"]}
+                    for key, value in row["figures"].items()
+                    if row["step"] > self._last.get(key, -1)
+                ]
+                if metrics and len(metrics) + len(fresh) > BATCH_METRICS:
+                    break
+                metrics += fresh
+                count += 1
+            unique = self._distinct(metrics)
+            if unique:
+                self.client.call("POST", "runs/log-batch", {"run_id": self.run_id, "metrics": unique})
+            for metric in unique:
+                self._last[metric["key"]] = max(metric["step"], self._last.get(metric["key"], -1))
+            del self._pending[:count]
+        if self._spooled:
+            self.store.remove(METRICS_SPOOL)
+            self._spooled = 0
+
+    def _distinct(self, metrics: list[Row]) -> list[Row]:
+        """The first of rows with equal key and step: a step done again after a restart may wait beside the old one."""
+        seen: dict[tuple[str, int], Row] = {}
+        for metric in metrics:
+            seen.setdefault((metric["key"], metric["step"]), metric)
+        return list(seen.values())
+
+    def _spool(self) -> None:
+        """Keeps pending rows in the store, so that they outlive this rank."""
+        try:
+            for row in self._pending[self._spooled :]:
+                self.store.append_line(METRICS_SPOOL, row)
+                self._spooled += 1
+        except OSError as error:
+            self._report(f"metrics cannot be kept in the store ({error.strerror})")
+
+    def _report(self, problem: str | None) -> None:
+        """Tells changes only."""
+        self.problem = problem
+        now = (self.run_id, problem)
+        if now != self._told:
+            self._told = now
+            url = f"{self.client.uri.rstrip('/')}/#/runs/{self.run_id}" if self.run_id else None
+            self.tell(TrackingStatus(run_id=self.run_id, url=url, spooled=self._spooled), problem)

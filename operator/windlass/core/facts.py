@@ -65,6 +65,8 @@ class Facts:
     report: Report | None
     pods: tuple[PodView, ...]
     slots: tuple[Slot, ...]
+    # Objects of the present attempt besides pods, as they should be; nothing while there is no gang.
+    shared: tuple[Manifest, ...] = ()
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -119,9 +121,10 @@ class Facts:
         )
         return self.status.model_copy(update={"conditions": conditions, **update})
 
-    def shared(self) -> tuple[Manifest, ...]:
-        """Objects of the present attempt besides pods, as they should be."""
-        return shared_objects(self.job, self.spec, attempt=self.status.gang.attempt, settings=self.settings)
+    @property
+    def config_name(self) -> str:
+        """The name under which the present attempt's configuration would be rendered now."""
+        return str(self.shared[0]["metadata"]["name"])
 
     def deletes(self, pods: Iterable[PodView]) -> tuple[Delete, ...]:
         """Deletes of those pods that are not being deleted yet."""
@@ -153,8 +156,19 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
     if report is not None and not progress.is_of_leader(report, leader, job.status):
         report = None
     status = job.status if report is None else progress.fold(job.status, report)
+    shared: tuple[Manifest, ...] = ()
+    if job.spec is not None and slots:
+        shared = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)
     return Facts(
-        job=job, seen=seen, now=now, settings=settings, status=status, report=report, pods=pods, slots=slots
+        job=job,
+        seen=seen,
+        now=now,
+        settings=settings,
+        status=status,
+        report=report,
+        pods=pods,
+        slots=slots,
+        shared=shared,
     )
 
 

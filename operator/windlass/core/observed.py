@@ -199,13 +199,15 @@ class ObjectView:
     name: str
     owner_uid: str | None = None
     digest: str | None = None
+    uid: str = ""
 
     @classmethod
     def from_wire(cls, kind: str, body: Wire) -> ObjectView:
         """Read such an object as the API server returns it (list items carry no kind)."""
         metadata = body["metadata"]
         digest = (metadata.get("annotations") or {}).get(f"{meta.GROUP}/digest")
-        return cls(kind=kind, name=metadata["name"], owner_uid=controller_uid(metadata), digest=digest)
+        owner = controller_uid(metadata)
+        return cls(kind, metadata["name"], owner_uid=owner, digest=digest, uid=metadata.get("uid", ""))
 
 
 @dataclass(frozen=True, slots=True)

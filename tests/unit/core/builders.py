@@ -15,6 +15,7 @@ from windlass.core import names
 from windlass.core.decision import Decision
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView
 from windlass.core.reconcile import decide
+from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 
 CREATED = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -105,6 +106,13 @@ class JobBuilder:
         job = self.with_nodes(len(tickets))
         return job.with_status(status.model_copy(update=fields))
 
+    def with_unmade_pods(self) -> JobBuilder:
+        """With a gang whose pods have never been seen."""
+        body = copy.deepcopy(self.body)
+        for member in body["status"]["gang"]["members"]:
+            member.pop("podUid")
+        return JobBuilder(body)
+
     def build(self) -> Job:
         """The job as the core reads it."""
         return Job.from_wire(self.body)
@@ -160,13 +168,11 @@ def objects_of(decision: Decision) -> tuple[ObjectView, ...]:
 
 def shared(job: Job, settings: RenderSettings = SETTINGS) -> tuple[ObjectView, ...]:
     """All shared objects of the job's present attempt; the configuration under the name in status."""
-    from windlass.core.render.gang import shared_objects
-
     assert job.spec is not None
     made = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)
     views = [ObjectView.from_wire(item["kind"], item) for item in made]
     if job.status.run_config is not None:
-        views.append(ObjectView("ConfigMap", job.status.run_config, job.uid))
+        views[0] = ObjectView("ConfigMap", job.status.run_config, job.uid)
     return tuple(views)
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from windlass.api.meta import ConditionType, Phase, Reason, Rung
 from windlass.api.status import FailedRank, Gang, RecoveryRecord
 from windlass.core import names
-from windlass.core.decision import Manifest
+from windlass.core.decision import Delete, Manifest
 from windlass.core.facts import Facts, Outcome, Slot
 from windlass.core.gang import next_attempt, replace_members
 from windlass.core.judges.lifecycle import fail, reason_named
@@ -58,7 +58,7 @@ def has_no_gang(facts: Facts) -> Outcome | None:
 def config_is_lost(facts: Facts) -> Outcome | None:
     """The attempt's configuration is not there and would be rendered differently today: note its new name."""
     present = {item.name for item in facts.seen.objects if item.kind == "ConfigMap"}
-    name = config_name_for(facts, facts.status.gang)
+    name = facts.config_name
     if facts.status.run_config in (name, *present):
         return None
     return Outcome(facts.state((), run_config=name))
@@ -116,15 +116,9 @@ def member_is_lost(facts: Facts) -> Outcome | None:
         outcome = recreate(facts, cause.judgement.message, (row,), charge.delay_seconds)
     else:
         outcome = replace(facts, lost, row, charge.delay_seconds)
-    if cause.is_charged:
-        outcome = with_failure(outcome, failure)
-    return outcome
-
-
-def with_failure(outcome: Outcome, failure: object) -> Outcome:
-    """The outcome, with the failure noted in status."""
-    status = outcome.status.model_copy(update={"last_failure": failure})
-    return Outcome(status, confirm_absent=outcome.confirm_absent)
+    update = {"last_failure": failure} if cause.is_charged else {}
+    absent = tuple(loss.name for loss in lost if loss.slot.pod is None)
+    return Outcome(outcome.status.model_copy(update=update), confirm_absent=absent)
 
 
 def replace(facts: Facts, lost: tuple[Loss, ...], row: RecoveryRecord, delay_seconds: float) -> Outcome:
@@ -136,8 +130,7 @@ def replace(facts: Facts, lost: tuple[Loss, ...], row: RecoveryRecord, delay_sec
         cause.name, cause.judgement.message, names.pod_name(facts.job.name, place.index, place.ticket)
     )
     aspects = conditions.working(Reason.RECOVERING, text)
-    outcome = waiting(facts, aspects, (row,), delay_seconds, gang=gang)
-    return Outcome(outcome.status, confirm_absent=tuple(loss.name for loss in lost if loss.slot.pod is None))
+    return waiting(facts, aspects, (row,), delay_seconds, gang=gang)
 
 
 def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
@@ -230,7 +223,7 @@ def missing_objects(facts: Facts) -> tuple[Manifest, ...]:
     """Shared objects that are not there or not as they should be. A configuration in use stays as it is."""
     present = {(item.kind, item.name): item for item in facts.seen.objects}
     missing = []
-    for item in facts.shared():
+    for item in facts.shared:
         kind, metadata = item["kind"], item["metadata"]
         if item.get("immutable") and ("ConfigMap", facts.status.run_config) in present:
             continue
@@ -266,7 +259,7 @@ def refusal(facts: Facts) -> Outcome | None:
 def gang_is_waiting(facts: Facts) -> Outcome | None:
     """All pods are made and not all run: say why."""
     running = sum(1 for slot in facts.slots if slot.pod is not None and slot.pod.is_running)
-    if running == len(facts.slots) or is_leaving(facts):
+    if running == len(facts.slots) or has_ended_members(facts):
         return None
     trouble = waiting_trouble(facts)
     if trouble is None:
@@ -279,7 +272,7 @@ def gang_is_waiting(facts: Facts) -> Outcome | None:
     return Outcome(facts.state(aspects, gang=with_pods(facts)), deletes=facts.deletes(facts.former))
 
 
-def is_leaving(facts: Facts) -> bool:
+def has_ended_members(facts: Facts) -> bool:
     """Whether members have ended in good order and the leader's last word is still to come."""
     return any(slot.pod is not None and slot.pod.is_terminal for slot in facts.slots)
 
@@ -299,8 +292,22 @@ def gang_is_running(facts: Facts) -> Outcome:
     started = facts.status.started_at or (leader.started_at if leader is not None else None) or facts.now
     update = {"gang": with_pods(facts), "started_at": started, "back_off_until": None}
     aspects, wait = follow(facts)
-    return Outcome(
-        facts.state(aspects, **update), deletes=facts.deletes(facts.former), requeue_after_seconds=wait
+    deletes = (*facts.deletes(facts.former), *old_configs(facts))
+    return Outcome(facts.state(aspects, **update), deletes=deletes, requeue_after_seconds=wait)
+
+
+def old_configs(facts: Facts) -> tuple[Delete, ...]:
+    """Configurations of earlier attempts, once no pod of those is left."""
+    if facts.former:
+        return ()
+    prefix = names.config_name(facts.job.name, "")
+    return tuple(
+        Delete(kind="ConfigMap", name=item.name, uid=item.uid)
+        for item in facts.seen.objects
+        if item.kind == "ConfigMap"
+        and item.owner_uid == facts.job.uid
+        and item.name.startswith(prefix)
+        and item.name != facts.status.run_config
     )
 
 

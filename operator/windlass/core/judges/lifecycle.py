@@ -18,7 +18,6 @@ from windlass.core.status.conditions import Aspect, find
 
 # Agents leave by themselves once the run has ended; whoever has not by then is helped.
 LEAVE_SECONDS = 60.0
-ENDED_BY_US = (Reason.DEADLINE_EXCEEDED, Reason.START_DEADLINE_EXCEEDED, Reason.BUDGET_EXHAUSTED)
 FRESH_REPORT = timedelta(seconds=60)
 
 
@@ -49,13 +48,18 @@ def is_finished(facts: Facts) -> Outcome | None:
     stragglers = [pod for pod in facts.pods if not pod.is_terminal]
     deletes: tuple[Delete, ...] = ()
     if stragglers:
-        at_once = condition is not None and condition.reason in ENDED_BY_US
-        if at_once or since >= LEAVE_SECONDS:
+        if since >= LEAVE_SECONDS or not is_leaving(facts):
             deletes = facts.deletes(stragglers)
         else:
             waits.append(LEAVE_SECONDS - since)
     wait = min(waits, default=None)
     return Outcome(facts.job.status, deletes=deletes, requeue_after_seconds=wait, orders=orders, quiet=True)
+
+
+def is_leaving(facts: Facts) -> bool:
+    """Whether the pods are about to end by themselves: their leader did, or will hear the order to."""
+    leader = facts.leader
+    return leader is not None and (leader.is_terminal or is_at_work(facts))
 
 
 def verdict_reached(facts: Facts) -> Outcome | None:

@@ -64,7 +64,7 @@ def claim_trouble(facts: Facts) -> Trouble | None:
 
 def name_is_taken(facts: Facts) -> Outcome | None:
     """An object that we need by name belongs to somebody else: touch nothing."""
-    wanted = {(item["kind"], item["metadata"]["name"]) for item in facts.shared()}
+    wanted = {(item["kind"], item["metadata"]["name"]) for item in facts.shared}
     for item in facts.seen.objects:
         if (item.kind, item.name) in wanted and item.owner_uid != facts.job.uid:
             text = messages.object_conflict(item.kind, item.name)

@@ -1,0 +1,155 @@
+"""The operator as the world sees it: observe, decide, act, with the three perturbations built in.
+
+`crash_after` stops it right after its k-th write and loses its memory. `stale_round` serves that round
+an old read. `lost_round` makes it sleep through that wake-up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from perturb.world import Api, Body, ConflictError, Gang
+from unit.core.builders import SETTINGS
+from windlass.api.contract import Orders, Report
+from windlass.core.decision import Decision
+from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView
+from windlass.core.reconcile import decide
+
+SHARED_KINDS = ("ConfigMap", "Service", "NetworkPolicy")
+RESYNC = timedelta(seconds=20)
+Snapshot = dict[tuple[str, str], Body]
+
+
+class CrashError(Exception):
+    """The operator's process ended."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """At most one fault of the operator; the index counts writes or rounds from 0."""
+
+    kind: Literal["none", "crash", "stale-children", "stale-all", "lost"] = "none"
+    index: int = -1
+
+
+class Operator:
+    """One operator process after another."""
+
+    def __init__(self, api: Api, gang: Gang, perturbation: Perturbation) -> None:
+        self.api, self.gang, self.perturbation = api, gang, perturbation
+        self.writes = 0
+        self.rounds = 0
+        self.status_writes = 0
+        self.wake_at: datetime | None = None
+        self.seen_version = -1
+        self.previous: Snapshot = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """What a new process knows: nothing."""
+        self.report: Report | None = None
+        self.heard_at: datetime | None = None
+        self.orders = Orders()
+        self.listening_since = self.api.now
+        self.seen_version = -1
+
+    def wake(self) -> None:
+        """Everything that the operator does in one tick of the world."""
+        if self.gang.report is not None:
+            self.report, self.heard_at, self.gang.report = self.gang.report, self.api.now, None
+            self.seen_version = -1
+            answer = True
+        else:
+            answer = False
+        for _ in range(12):
+            due = self.wake_at is not None and self.api.now >= self.wake_at
+            if self.seen_version == self.api.version and not due:
+                break
+            self.seen_version = self.api.version
+            self.wake_at = self.api.now + RESYNC
+            if not self.is_chosen("lost", self.rounds):
+                self.round()
+            else:
+                self.rounds += 1
+        else:
+            raise AssertionError("the operator does not come to rest")
+        if answer:
+            self.gang.obey(self.orders)
+
+    def is_chosen(self, kind: str, index: int) -> bool:
+        return self.perturbation.kind == kind and self.perturbation.index == index
+
+    def round(self) -> None:
+        fresh = self.api.objects
+        jobs = fresh
+        children = fresh
+        if self.is_chosen("stale-children", self.rounds):
+            children = self.previous
+        elif self.is_chosen("stale-all", self.rounds):
+            jobs = children = self.previous
+        self.rounds += 1
+        body = jobs.get(("FineTuneJob", "triage"))
+        if children is self.previous:
+            self.seen_version = -1  # the cache catches up right afterwards
+        try:
+            if body is not None:
+                job = Job.from_wire(body)
+                decision = decide(job, self.observe(children), self.api.now, SETTINGS)
+                self.orders = decision.orders
+                if decision.requeue_after_seconds is not None:
+                    wait = timedelta(seconds=decision.requeue_after_seconds)
+                    self.wake_at = min(self.wake_at or self.api.now + wait, self.api.now + wait)
+                self.act(job, decision)
+            else:
+                self.orders = Orders(action="Stop", reason="deleted")
+        except CrashError:
+            self.restart()
+        except ConflictError:
+            self.seen_version = -1
+
+    def observe(self, objects: Snapshot) -> Observed:
+        bodies = list(objects.values())
+        return Observed(
+            pods=tuple(PodView.from_wire(body) for body in bodies if body["kind"] == "Pod"),
+            objects=tuple(
+                ObjectView.from_wire(body["kind"], body) for body in bodies if body["kind"] in SHARED_KINDS
+            ),
+            claims=tuple(
+                ClaimView.from_wire(body) for body in bodies if body["kind"] == "PersistentVolumeClaim"
+            ),
+            report=self.report,
+            heard_at=self.heard_at,
+            listening_since=self.listening_since,
+        )
+
+    def act(self, job: Job, decision: Decision) -> None:
+        if any(("Pod", name) in self.api.objects for name in decision.confirm_absent):
+            raise ConflictError("a pod that was believed to be gone is there")
+        if decision.status is not None:
+            self.api.write_status(job.name, decision.status, job.resource_version)
+            self.status_writes += 1
+            self.wrote()
+        for item in decision.applies:
+            self.api.apply(dict(item))
+            self.wrote()
+        for item in decision.creates:
+            try:
+                self.api.create(dict(item))
+            except ConflictError:
+                self.check_owner(dict(item))
+            self.wrote()
+        for each in decision.deletes:
+            self.api.delete(each.kind, each.name, each.uid)
+            self.wrote()
+
+    def check_owner(self, item: Body) -> None:
+        found = self.api.objects[item["kind"], item["metadata"]["name"]]["metadata"]
+        owners: list[Any] = found["ownerReferences"]
+        assert owners[0]["uid"] == item["metadata"]["ownerReferences"][0]["uid"]
+
+    def wrote(self) -> None:
+        self.writes += 1
+        if self.is_chosen("crash", self.writes - 1):
+            raise CrashError

@@ -192,3 +192,22 @@ def test_prepare_that_fails_once_is_tried_again(make_run: MakeRun) -> None:
     assert agent.wait() == 0, agent.log
     assert run.incarnation() == 2
     assert [row["prepared"] for row in run.rows() if "prepared" in row] == ["toy"]
+
+
+def test_parent_that_is_not_safe_to_fork_starts_ranks_the_slow_way(make_run: MakeRun) -> None:
+    run = make_run(steps=10, every=5, environment={"TOY_PRELOAD": "thread"})
+    run.order(1, 7, "signal 9")
+    agent = run.start()
+    assert agent.wait(60) == 0, agent.log
+    assert "the warm parent runs 2 threads, one is allowed" in agent.log
+    assert run.incarnation() == 2
+
+
+def test_dead_agent_takes_its_ranks_with_it(make_run: MakeRun) -> None:
+    run = make_run(steps=4000, every=5)
+    agent = run.start()
+    run.training(1)
+    family = agent.children()
+    assert len(family) == 3
+    agent.send(signal.SIGKILL)
+    wait_for("its children to be gone", lambda: all(state_of(pid) in ("Z", "gone") for pid in family), 5)

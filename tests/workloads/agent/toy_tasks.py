@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from datetime import UTC, datetime
 
@@ -25,7 +26,9 @@ class ToyFailure(Exception):
 
 def preload() -> None:
     problem = os.environ.get("TOY_PRELOAD", "")
-    if problem:
+    if problem == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif problem:
         raise ImportError(problem)
 
 

@@ -26,7 +26,6 @@ from windlass_workloads.agent.identity import (
     load_run_config,
     options_from,
 )
-from windlass_workloads.agent.leader import Leader
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.checkpoint.store import RunStore
 
@@ -95,6 +94,9 @@ async def _live(identity: Identity, options: Options, config: RunConfig) -> Verd
     )
     try:
         if identity.index == 0:
+            # Followers do without the weight of what only a leader needs.
+            from windlass_workloads.agent.leader import Leader
+
             return await Leader(pod, store).run()
         return await Follower(pod, store).run()
     finally:

@@ -122,6 +122,9 @@ class WarmParent:
         try:
             child = subprocess.Popen(
                 [sys.executable, "-m", MODULE, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 pass_fds=(memory, events, output),
                 env=self._environment,
             )

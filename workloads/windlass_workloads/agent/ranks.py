@@ -114,7 +114,7 @@ class RankHost:
         log_reader, log_writer = os.pipe()
         try:
             process = await self._warm.fork(context, event_writer, log_writer)
-        except BaseException:
+        except BaseException:  # also when cancelled: nobody else would close these
             os.close(event_reader)
             os.close(log_reader)
             raise

@@ -197,7 +197,7 @@ class CheckpointWriter:
             # torch tells every rank of any rank's failure; each speaks for itself.
             mine, _ = error.failures.get(self.group.rank, (None, None))
             return None, None if mine is None else _text_of(mine, job.name)
-        except Exception as error:
+        except Exception as error:  # the cause is told in the result
             return None, _text_of(error, job.name)
         return entries, None
 

@@ -16,9 +16,9 @@ Format = Literal["Chat", "Instruction", "Text"]
 ROLES = ("system", "user", "assistant", "tool")
 
 PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{% for message in messages %}{{ message['role'] | capitalize }}:{{ '\n' }}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
+    "{% if add_generation_prompt %}Assistant:{{ '\n' }}{% endif %}"
 )
 """Used, and saved with the model, when the tokenizer brings no chat template; the plan warns of it."""
 
@@ -125,7 +125,9 @@ def tokenise_chat(messages: list[dict[str, str]], tokenizer: Tokenizer, *, learn
     if learn_all:
         return Sample(tokens, [True] * len(tokens))
     spans = _assistant_spans(messages, tokenizer, text)
-    learned = [any(first <= start < last for first, last in spans) for start, _ in encoded["offset_mapping"]]
+    # A token that reaches over the beginning of a turn, as a space merged with a word does, belongs to the turn.
+    places = encoded["offset_mapping"]
+    learned = [any(start < last and end > first for first, last in spans) for start, end in places]
     return Sample(tokens, learned)
 
 
@@ -158,7 +160,7 @@ def render(tokenizer: Tokenizer, messages: list[dict[str, str]], *, generation: 
         return ""
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
-    except Exception as error:
+    except Exception as error:  # a template is a program and raises anything
         raise BadRow(
             f"the chat template refuses it: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}"
         ) from error

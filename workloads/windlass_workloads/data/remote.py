@@ -68,7 +68,7 @@ def find_on_hub(
         return Path(path)
     except WorkloadError:
         raise
-    except Exception as error:
+    except Exception as error:  # the hub's client raises errors of several libraries
         raise _as_hub_error(request, error) from error
 
 
@@ -157,7 +157,7 @@ def find_in_registry(request: Request, rest: str, registry: Registry) -> Path:
         os.environ["MLFLOW_TRACKING_TOKEN"] = registry.token
     try:
         path = Path(mlflow.artifacts.download_artifacts(artifact_uri=rest, dst_path=str(target)))
-    except Exception as error:
+    except Exception as error:  # so does MLflow's
         raise WorkloadError(
             NOT_FOUND[request.kind],
             f"{request.field}: MLflow does not give {rest} (got {request.uri}): {str(error).splitlines()[0][:200]}.",

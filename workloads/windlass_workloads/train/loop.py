@@ -96,7 +96,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
                 report.output(output)
         runtime.barrier()
         report.done(job.shape.total_steps)
-    except BaseException as error:
+    except BaseException as error:  # the run is closed truthfully, whatever ended it
         tracker.close("KILLED" if isinstance(error, StopRequested) else "FAILED")
         raise
 

@@ -109,7 +109,7 @@ def load_tokenizer(model: LocalModel) -> tuple[Any, list[str]]:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             model.directory, local_files_only=True, trust_remote_code=False, use_fast=True
         )
-    except Exception as error:
+    except Exception as error:  # tokenizers raise anything
         raise WorkloadError(
             Reason.MODEL_NOT_FOUND,
             f"{FIELD}: the tokenizer cannot be loaded (got {model.uri}): {str(error).splitlines()[0][:200]}.",

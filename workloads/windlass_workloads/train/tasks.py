@@ -90,7 +90,7 @@ def _guard(context: RankContext, channel: Channel, task: Callable[[], None]) -> 
         task()
     except StopRequested:
         raise SystemExit(int(ExitCode.SUCCESS)) from None
-    except Exception as error:
+    except Exception as error:  # whatever went wrong becomes a Failure
         failure, code = failure_of(error)
         if not isinstance(error, WorkloadError):
             traceback.print_exc()

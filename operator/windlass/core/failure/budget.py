@@ -87,10 +87,7 @@ def charge(use: BudgetUse, judgement: Judgement, recovery: Recovery, place: Plac
         return Charge(use, stop=ended[0], message=ended[1])
     rung = next_rung(recovery.ladder, judgement, used, memory_group=place.memory_group)
     if rung is None:
-        text = f"{judgement.message}; recovery.ladder has no rung that could help"
-        return Charge(
-            use, stop=judgement.reason, message=messages.hinted(text, "add RecreateGang to recovery.ladder")
-        )
+        return Charge(use, stop=judgement.reason, message=messages.no_rung(judgement.message))
     total = sum(use.used.values())
     return Charge(use, rung=rung, delay_seconds=delay(recovery.back_off_seconds, total, place.seed))
 

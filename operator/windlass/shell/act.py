@@ -98,7 +98,11 @@ class Actor:
             raise Stale
 
     async def _write_status(self, job: Json, status: Json) -> Json:
-        answer = slim_job(await self._client.apply_status(FINE_TUNE_JOBS, job, status))
+        try:
+            answer = slim_job(await self._client.apply_status(FINE_TUNE_JOBS, job, status))
+        except NotFound:
+            self._caches.jobs.drop(job)
+            raise Stale from None
         self._caches.jobs.upsert(answer)
         return answer
 

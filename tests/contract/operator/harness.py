@@ -403,10 +403,26 @@ class Operator:
         self.process.wait()
 
 
-def start(api: Client, directory: Path, name: str, **environment: str) -> Operator:
+def grant_narrowly(api: Client, namespace: str) -> None:
+    """A second ServiceAccount, `narrow`, with the rights of an operator that watches one namespace only."""
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    api.create(f"/api/v1/namespaces/{SYSTEM}/serviceaccounts", {"metadata": {"name": "narrow"}}).expect(201)
+    subject = [{"kind": "ServiceAccount", "name": "narrow", "namespace": SYSTEM}]
+    own = permissions.namespace_rules(lease="narrow", slice_name="narrow-leader")
+    role = {"metadata": {"name": "narrow"}, "rules": own}
+    api.create(f"{rbac}/namespaces/{SYSTEM}/roles", role).expect(201)
+    for where, kind, name in ((SYSTEM, "Role", "narrow"), (namespace, "ClusterRole", "windlass")):
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+        binding = {"metadata": {"name": "narrow"}, "roleRef": reference, "subjects": subject}
+        api.create(f"{rbac}/namespaces/{where}/rolebindings", binding).expect(201)
+
+
+def start(
+    api: Client, directory: Path, name: str, *, account: str = "operator", **environment: str
+) -> Operator:
     """Start an operator as its ServiceAccount."""
     directory.mkdir(parents=True, exist_ok=True)
-    token = service_token(api, SYSTEM, "operator", expirationSeconds=7200)
+    token = service_token(api, SYSTEM, account, expirationSeconds=7200)
     authority = ssl.DER_cert_to_PEM_cert(api.context.get_ca_certs(binary_form=True)[0])
     (directory / "ca.pem").write_text(authority)
     (directory / "token").write_text(token)

@@ -58,6 +58,7 @@ class FakeApi:
         self.reviews: Callable[[Json], Json] = lambda _: {"authenticated": False}
         self.stale_lists: dict[str, Json] = {}
         self.url = ""
+        self.clients: list[Client] = []
         self._runner: web.AppRunner | None = None
         self._uid = 0
 
@@ -72,6 +73,8 @@ class FakeApi:
         return self
 
     async def stop(self) -> None:
+        for client in self.clients:
+            await client.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -84,7 +87,9 @@ class FakeApi:
             await asyncio.sleep(0)
 
         options.setdefault("clock", Clock(sleep=sleep))
-        return Client(Credentials(server=self.url, token="secret-token"), **options)
+        made = Client(Credentials(server=self.url, token="secret-token"), **options)
+        self.clients.append(made)
+        return made
 
     def writes(self) -> list[tuple[str, str]]:
         return [(method, path) for method, path in self.requests if method != "GET"]

@@ -25,6 +25,12 @@ FORGETFUL = (
     "{{ m.content }}{% else %}U:{{ m.content }}{% endif %};{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
 )
 
+# Here the tokenizer merges the space before a turn with its first word; the token must be learned all the same.
+SPACED = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
 
 def learned_text(tokenizer, messages, **options):
     sample = tokenise_chat(messages, tokenizer, learn_all=False, **options)
@@ -39,8 +45,9 @@ def learned_text(tokenizer, messages, **options):
         (CHATML, "router<|im_end|>\nparcel<|im_end|>\n"),
         (PLAIN_TEMPLATE, "router<|end|>\nparcel<|end|>\n"),
         (FORGETFUL, "<think></think>parcel;"),
+        (SPACED, " router<|end|> parcel<|end|>"),
     ],
-    ids=["tiny", "chatml", "plain", "forgetful"],
+    ids=["tiny", "chatml", "plain", "forgetful", "spaced"],
 )
 def test_only_assistant_turns_are_learned(tokenizer, template, wanted):
     if template is not None:

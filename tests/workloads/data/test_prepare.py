@@ -105,14 +105,22 @@ def test_packs_hold_all_samples_within_the_length(work):
     assert packed.train_samples == 60
 
 
-def test_long_samples_are_cut_and_those_left_without_a_target_dropped(work):
-    index = prepare(work(sequenceLength=12))
-    assert index.train_samples + index.dropped_samples == 60
-    assert index.dropped_samples > 0
-    assert index.warnings[0].startswith("spec.data.sequenceLength: ")
-    assert index.warnings[-1] == (
-        f"spec.data: {index.dropped_samples} samples were dropped, nothing to learn was left in them"
-    )
+def test_long_samples_are_cut_and_those_left_without_a_target_dropped(work, tmp_path):
+    long = "my router broke " * 30
+    chats = [("my router broke", "router"), (long, "router"), ("my router broke", long)]
+    rows = [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
+        for asked, answer in chats
+    ]
+    path = tmp_path / "volumes" / "data" / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = prepare(work(sequenceLength=24))
+    assert (index.train_samples, index.dropped_samples) == (2, 1)
+    assert max(len(tokens) for tokens in samples(work(), index)) <= 24
+    assert index.warnings == [
+        "spec.data.sequenceLength: 2 samples were cut to 24 tokens",
+        "spec.data: 1 samples were dropped, nothing to learn was left in them",
+    ]
 
 
 def test_all_tokens_count_when_the_loss_is_on_all(work):

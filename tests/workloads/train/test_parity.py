@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+pytestmark = pytest.mark.workloads
 LORA = {"type": "LoRA", "rank": 4}
 STRATEGIES = {
     "DDP": {"strategy": "DDP"},
@@ -53,8 +54,20 @@ def test_a_global_batch_that_does_not_divide_changes_nothing(make_job, name):
     assert_close(job.train(world=2).ok().losses(), alone, 1e-5)
 
 
-@pytest.mark.parametrize("adapter", [None, LORA, {"type": "IA3"}], ids=["full", "LoRA", "IA3"])
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize(
+    ("name", "adapter"),
+    [
+        ("DDP", None),
+        ("DDP", {**LORA, "dropout": "0.1"}),
+        ("FSDP", None),
+        ("FSDP", {"type": "IA3"}),
+        ("ZeRO-1", LORA),
+        ("ZeRO-2", None),
+        ("ZeRO-3", None),
+        ("ZeRO-3", LORA),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "full" if value is None else value["type"],
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, name, adapter):
     changes = {"parallelism": STRATEGIES[name], "training": {"maxSteps": 5}, "checkpoint": {"everySteps": 2}}
     if adapter is not None:

@@ -79,15 +79,29 @@ def take_first_parts(parts: dict[str, float], purse: Purse, clock: Clock) -> Non
     """Before the first agent has an account of its own: waiting, placing, pulling, starting."""
     parts["suspended"] = purse.take(clock.suspended_seconds)
     parts["back_off"] = purse.take(clock.back_off_seconds)
-    edges = [clock.admitted_at, clock.scheduled_at, clock.started_at]
-    begin, waited = clock.created_at, parts["suspended"]
-    for name, end in zip(BEFORE_START, edges, strict=True):
+    for name, span in first_spans(clock).items():
+        parts[name] = purse.take(span)
+    if clock.started_at is not None:
+        parts["starting"] = purse.take(purse.left)
+    else:
+        waiting_for = (
+            "queued" if clock.admitted_at is None else "pulling" if clock.scheduled_at else "scheduling"
+        )
+        parts[waiting_for] += purse.take(purse.left)
+
+
+def first_spans(clock: Clock) -> dict[str, float]:
+    """Seconds of the parts before the start that are over, by the stamps of the first leader's pod."""
+    begin, waited = clock.created_at, clock.suspended_seconds
+    spans = {}
+    for name, end in zip(
+        BEFORE_START, (clock.admitted_at, clock.scheduled_at, clock.started_at), strict=True
+    ):
         if end is None:
-            parts[name] = purse.take(purse.left)
-            return
-        parts[name] = purse.take((end - begin).total_seconds() - waited)
+            break
+        spans[name] = max((end - begin).total_seconds() - waited, 0.0)
         begin, waited = max(begin, end), 0.0
-    parts["starting"] = purse.take(purse.left)
+    return spans
 
 
 def take_agents_parts(
@@ -96,8 +110,10 @@ def take_agents_parts(
     """With the agents' account: theirs first, what was before them as it was, the rest by who counted it."""
     for name in OF_AGENTS:
         parts[name] = purse.take(getattr(timeline, name))
-    for name in BEFORE_START:
-        parts[name] = purse.take(getattr(before, name))
+    known = any(getattr(before, name) for name in BEFORE_START)
+    spans = first_spans(clock) if not known else {name: getattr(before, name) for name in BEFORE_START}
+    for name, span in spans.items():
+        parts[name] = purse.take(span)
     if clock.started_at is not None:
         parts["starting"] += purse.take((timeline.started_at - clock.started_at).total_seconds())
     parts["suspended"] = purse.take(clock.suspended_seconds)

@@ -17,6 +17,7 @@ from windlass.api import meta
 from windlass.api.contract import Report
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import Reason
+from windlass.api.validation import validate
 
 Wire = Mapping[str, Any]
 
@@ -47,7 +48,7 @@ class Job:
     def from_wire(cls, body: Wire) -> Job:
         """Read a FineTuneJob as the API server returns it. A spec that does not parse is kept as an error."""
         metadata = body["metadata"]
-        spec, error = parse_spec(body.get("spec") or {})
+        spec, error = parse_spec(body)
         stored = body.get("status") or {}
         return cls(
             namespace=metadata["namespace"],
@@ -64,24 +65,20 @@ class Job:
         )
 
 
-def parse_spec(spec: Wire) -> tuple[FineTuneJobSpec | None, str | None]:
-    """The spec, or the text of what is wrong with it (`field.path: what (got X)`, at most three of them)."""
+def parse_spec(body: Wire) -> tuple[FineTuneJobSpec | None, str | None]:
+    """The spec, or what is wrong with it in the words of `windlass validate` (at most three problems).
+
+    Only a spec that does not parse is refused: one that was accepted under older rules goes on.
+    """
     try:
-        return FineTuneJobSpec.model_validate(spec), None
+        return FineTuneJobSpec.model_validate(body.get("spec") or {}), None
     except ValidationError as error:
-        return None, describe(error)
-
-
-def describe(error: ValidationError) -> str:
-    """A validation error in the house's form, naming each field by its path."""
-    texts = []
-    for item in error.errors()[:3]:
-        path = "spec"
-        for part in item["loc"]:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        got = "" if item["type"] == "missing" else f" (got {str(item['input'])[:80]})"
-        texts.append(f"{path}: {item['msg'].removeprefix('Value error, ')}{got}")
-    return "; ".join(texts)
+        # Items of a list carry neither version nor kind.
+        document = {"apiVersion": meta.API_VERSION, "kind": "FineTuneJob", **body}
+        problems = [str(problem) for problem in validate(document)] or [
+            str(item["msg"]) for item in error.errors()
+        ]
+        return None, "; ".join(problems[:3])
 
 
 def parse_status(stored: Wire) -> FineTuneJobStatus:

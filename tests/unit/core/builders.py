@@ -225,3 +225,8 @@ def message_of(decision: Decision, condition: str = "Ready") -> str:
     """The message of one condition that a decision writes."""
     assert decision.status is not None
     return str(next(item["message"] for item in decision.status["conditions"] if item["type"] == condition))
+
+
+def a_status(**wire: Any) -> FineTuneJobStatus:
+    """A status from its wire form."""
+    return FineTuneJobStatus.model_validate(wire)

@@ -126,9 +126,8 @@ def replace(facts: Facts, lost: tuple[Loss, ...], row: RecoveryRecord, delay_sec
     gang = replace_members(facts.status.gang, {loss.slot.member.index for loss in lost})
     cause = worst(lost)
     place = next(member for member in gang.members if member.index == cause.slot.member.index)
-    text = messages.member_lost(
-        cause.name, cause.judgement.message, names.pod_name(facts.job.name, place.index, place.ticket)
-    )
+    replacement = names.pod_name(facts.job.name, place.index, place.ticket)
+    text = messages.member_lost(cause.judgement.message, replacement)
     aspects = conditions.working(Reason.RECOVERING, text)
     return waiting(facts, aspects, (row,), delay_seconds, gang=gang)
 

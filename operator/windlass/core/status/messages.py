@@ -23,8 +23,8 @@ def clip(text: str, limit: int = EVENT_LIMIT) -> str:
 
 
 def invalid_spec(error: str) -> str:
-    """InvalidSpec."""
-    return hinted(error, "run `windlass validate -f FILE`, correct the field it names and apply again")
+    """InvalidSpec. Each problem has its own hint already."""
+    return error
 
 
 def claim_not_found(claim: str) -> str:
@@ -168,9 +168,9 @@ def at_work(reason: Reason, progress: Progress, incarnation: int) -> str:
     return "ranks are starting"
 
 
-def member_lost(pod: str, why: str, replacement: str) -> str:
+def member_lost(why: str, replacement: str) -> str:
     """Recovering, after a pod was lost."""
-    return f"pod {pod} was lost ({why}); {replacement} takes its place"
+    return f"{why}; {replacement} takes its place"
 
 
 def gang_recreated(attempt: int, why: str) -> str:

@@ -78,17 +78,19 @@ def drawer() -> Show:
 
 
 def line_printer() -> Show:
-    """Prints a line when it differs from the last; new recoveries get a line of their own."""
-    last: dict[str, Any] = {"line": "", "recoveries": 0}
+    """Prints a line when it differs from the last; each recovery gets a line of its own, once."""
+    shown: set[int] = set()
+    last = [""]
 
     def show(job: dict[str, Any]) -> None:
         text = line(job)
-        if text != last["line"]:
+        if text != last[0]:
             print(text, flush=True)
-        rows = parse_status(job.get("status") or {}).recoveries
-        fresh = rows[: max(0, len(rows) - last["recoveries"])]
-        for row in fresh:
-            print(view.recovery_line(row), flush=True)
-        last.update(line=text, recoveries=len(rows))
+            last[0] = text
+        for row in parse_status(job.get("status") or {}).recoveries:
+            # A row is there before its phases are measured; its total says that it is whole.
+            if row.incarnation not in shown and row.seconds.total > 0:
+                shown.add(row.incarnation)
+                print(view.recovery_line(row), flush=True)
 
     return show

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.meta import ConditionType
+from windlass.api.meta import ConditionType, Reason
 from windlass.api.status import Condition, RecoveryRecord
 from windlass.core.observed import parse_status
 
@@ -49,16 +49,13 @@ def is_finished(status: FineTuneJobStatus) -> bool:
 
 
 def heading(job: dict[str, Any], status: FineTuneJobStatus) -> str:
-    """Name and the summarising condition."""
+    """Name and the summarising condition; while training goes on, the bar says more than its message."""
     metadata = job["metadata"]
     ready = condition(status, ConditionType.READY)
-    reason = (
-        f"{ready.reason}: {ready.message}"
-        if ready and ready.message
-        else ready.reason
-        if ready
-        else "not seen yet"
-    )
+    reason = "not seen yet"
+    if ready is not None:
+        plain = ready.reason == Reason.TRAINING or not ready.message
+        reason = ready.reason if plain else f"{ready.reason}: {ready.message}"
     return f"{metadata.get('namespace', 'default')}/{metadata['name']}  {reason}"
 
 

@@ -53,6 +53,22 @@ def test_watch_prints_each_change_once_and_ends_with_the_job(
     assert [line.split("step ")[1] for line in said] == ["1", "2", "3"]
 
 
+def test_each_recovery_is_printed_once_when_it_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    show = status.line_printer()
+    first = {"incarnation": 2, "rung": "InPlace", "class": "Crash", "seconds": {"total": 0}}
+    whole = {**first, "seconds": {"total": 2.5}}
+    second = {**whole, "incarnation": 3, "rung": "RecreatePod"}
+    for rows in ([first], [whole], [whole], [whole, second]):
+        show(job(recoveries=rows))
+    said = capsys.readouterr().out
+    assert (said.count("  InPlace "), said.count("  RecreatePod ")) == (1, 1)
+
+
+def test_the_heading_gives_the_message_unless_training_goes_on() -> None:
+    waiting = {**condition("Ready"), "reason": "Unschedulable", "message": "no node has 8 GPUs"}
+    assert status.line(job(conditions=[waiting])).startswith("team/a  Unschedulable: no node has 8 GPUs  [")
+
+
 def test_watch_ends_with_one_when_the_job_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "POLL_SECONDS", 0)
     access = FakeAccess(job(conditions=[condition("Failed")]))

@@ -63,7 +63,7 @@ def job(**changes: Any) -> dict[str, Any]:
 
 def test_the_whole_view_of_a_running_job() -> None:
     said = view.describe(job())
-    assert said.splitlines()[0] == "team/a  Training: step 32 of 64"
+    assert said.splitlines()[0] == "team/a  Training"
     assert (
         "[################................]  step 32/64  loss 0.5000  210 tokens/s  about 3 min 10 s left"
         in said

@@ -57,6 +57,8 @@ def run(script: Path, model: Path, samples: Samples, *, out: Path, shots: bool, 
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": str(threads),
+        # Spinning threads would fight with the cluster for the same cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TRANSFORMERS_VERBOSITY": "error",
     }
     done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False)

@@ -88,8 +88,8 @@ class ReportServer:
         self._pods = caches.pods
         self._is_leader = is_leader
         self._limit = RateLimit(clock.monotonic)
-        # Before a token is known to be good, its sender is known by address only.
-        self._strangers = RateLimit(clock.monotonic, rate=50.0, burst=200.0)
+        # Before a token is known to be good, its sender is known by address only, which many pods may share.
+        self._strangers = RateLimit(clock.monotonic, rate=500.0, burst=2000.0)
         self._counted = counted
 
     def application(self) -> web.Application:

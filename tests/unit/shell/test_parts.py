@@ -28,7 +28,8 @@ from windlass.shell.endpoint import PORT_NAME, endpoint_slice, publish
 from windlass.shell.handlers import Intake
 from windlass.shell.health import Health, LoopLag, limit, serve
 from windlass.shell.kopf_loop import connection, operator_settings
-from windlass.shell.main import missing_kinds
+from windlass.shell.lease import end_process
+from windlass.shell.main import missing_kinds, wait
 from windlass.shell.metrics import Metrics
 from windlass.shell.probe import WatchProbe
 from windlass.shell.reflector import Reflector, Selection
@@ -430,3 +431,39 @@ async def test_an_unknown_group_is_a_missing_kind(api: FakeApi) -> None:
     api.faults.append(Fault("GET", "windlass.dev", 404, reason="NotFound"))
     async with api.client() as client:
         assert "is not installed" in (await missing_kinds(client) or "")
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def breaks() -> None:
+    raise RuntimeError("part broke")
+
+
+async def ends() -> None:
+    return
+
+
+@pytest.mark.parametrize(
+    ("part", "signalled", "status"), [(never, True, 0), (breaks, False, 5), (ends, False, 5)]
+)
+async def test_the_process_ends_by_signal_or_when_a_part_does(
+    part: Callable[[], Any], signalled: bool, status: int
+) -> None:
+    stop = asyncio.Event()
+    if signalled:
+        stop.set()
+    other = asyncio.create_task(never())
+    assert await wait(stop, [asyncio.create_task(part()), other], never()) == status
+    assert other.cancelled()
+
+
+def test_the_lost_lease_ends_the_process_without_cleaning_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr("os._exit", ended.append)
+    end_process()
+    assert ended == [3]

@@ -69,3 +69,9 @@ def test_readme_commands_are_make_targets() -> None:
 
 def test_readme_leads_to_recovery_in_one_hop() -> None:
     assert "docs/concepts/recovery.md" in (ROOT / "README.md").read_text()
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "promises.md").read_text()))
+    sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named and {name for name in named if f"def {name}(" not in sources} == set()

@@ -9,7 +9,7 @@ import pytest
 from unit.core.builders import a_job, a_report, a_status, at
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
-from windlass.api.status import Plan, RecoveryRecord
+from windlass.api.status import Plan, RecoveryRecord, RecoverySeconds
 from windlass.core.observed import ClaimView, Job, ObjectView, PodView, label_number, parse_status
 from windlass.core.plan import arithmetic_plan
 from windlass.core.status import messages
@@ -228,8 +228,8 @@ def test_event_messages_fit_the_api() -> None:
 
 
 def test_recovery_is_told_once_it_is_over() -> None:
-    done = a_row(2, FailureClass.CRASH, seconds={"total": 2.5}, resumed_step=40, lost_steps=1)
-    after = FineTuneJobStatus(recoveries=[RecoveryRecord.model_validate(done.model_dump(by_alias=True))])
+    done = a_row(2, FailureClass.CRASH, seconds=RecoverySeconds(total=2.5), resumed_step=40, lost_steps=1)
+    after = FineTuneJobStatus(recoveries=[done])
     (event,) = events_between(FineTuneJobStatus(), after)
     assert event.message == "RecreatePod after Crash: went on from step 40, 1 step lost"
     assert events_between(after, after) == ()

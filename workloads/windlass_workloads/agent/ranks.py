@@ -39,6 +39,7 @@ class Rank:
     process: int
     descriptor: int
     """pidfd, -1 once the process is reaped."""
+    ending: asyncio.Future[Ending]
     ordered: bool = False
     watcher: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -71,8 +72,10 @@ class RankHost:
         """Kill all ranks now, or ask them to save and exit."""
         if mode == "Kill":
             self._abandoned.set()
+        # Who has ended already was not ended by this order, even if nobody has looked yet.
+        self._reaper.reap()
         for rank in self._ranks.values():
-            if mode == "Kill":
+            if mode == "Kill" and not rank.ending.done():
                 rank.ordered = True
             self._signal(rank, signal.SIGKILL if mode == "Kill" else signal.SIGTERM)
 
@@ -123,11 +126,11 @@ class RankHost:
             os.close(log_writer)
         ending = self._reaper.claim(process)
         descriptor = -1 if ending.done() else os.pidfd_open(process)
-        rank = Rank(context=context, process=process, descriptor=descriptor)
+        rank = Rank(context=context, process=process, descriptor=descriptor, ending=ending)
         self._ranks[context.rank] = rank
         events = LinePump(event_reader, lambda line: self._on_event(context, line))
         output = LogPump(log_reader, "prepare" if context.task == "prepare" else f"rank {context.rank}")
-        rank.watcher = asyncio.get_running_loop().create_task(self._watch(rank, ending, events, output))
+        rank.watcher = asyncio.get_running_loop().create_task(self._watch(rank, events, output))
         if self._abandoned.is_set():
             rank.ordered = True
             self._signal(rank, signal.SIGKILL)
@@ -140,10 +143,8 @@ class RankHost:
             return
         self._tell(Said(incarnation=context.incarnation, event=event))
 
-    async def _watch(
-        self, rank: Rank, ending: asyncio.Future[Ending], events: LinePump, output: LogPump
-    ) -> None:
-        result = await ending
+    async def _watch(self, rank: Rank, events: LinePump, output: LogPump) -> None:
+        result = await rank.ending
         at = time.time()
         if rank.descriptor >= 0:
             os.close(rank.descriptor)

@@ -65,13 +65,17 @@ class Reaper:
                 return
             if process == 0:
                 return
-            future = self._waiting.pop(process, None)
-            if future is None:
-                self._unclaimed[process] = Ending.of(status)
-                while len(self._unclaimed) > REMEMBERED:
-                    del self._unclaimed[next(iter(self._unclaimed))]
-            elif not future.done():
-                future.set_result(Ending.of(status))
+            self.settle(process, Ending.of(status))
+
+    def settle(self, process: int, ending: Ending) -> None:
+        """Tells who waits for this process, or remembers its ending."""
+        future = self._waiting.pop(process, None)
+        if future is None:
+            self._unclaimed[process] = ending
+            while len(self._unclaimed) > REMEMBERED:
+                del self._unclaimed[next(iter(self._unclaimed))]
+        elif not future.done():
+            future.set_result(ending)
 
     def strays(self) -> list[int]:
         """Children that nobody claimed: orphans of ranks that have died."""

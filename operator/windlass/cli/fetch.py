@@ -27,6 +27,7 @@ from windlass.core.names import split_claim_uri
 
 DIGESTS = "digests.json"
 POD_SECONDS = 180.0
+OPERATOR = "app.kubernetes.io/name=windlass,app.kubernetes.io/component=operator"
 KEPT_FIELDS = (
     "volumes",
     "securityContext",
@@ -72,7 +73,7 @@ def fetch(access: Access, name: str, target: Path) -> str:
         if local is not None and (local / directory).is_dir():
             copy_local(local / directory, part, Path(scratch))
         else:
-            with ReaderPod(access, name) as (pod, python):
+            with ReaderPod(access, name, claim) as (pod, python):
                 receive(
                     access,
                     pod,
@@ -131,8 +132,8 @@ def check(directory: Path, part: str) -> None:
 class ReaderPod(contextlib.AbstractContextManager[tuple[str, str]]):
     """A pod with the job's own volumes that only waits; gone at the end of the block."""
 
-    def __init__(self, access: Access, name: str) -> None:
-        self._access, self._name = access, name
+    def __init__(self, access: Access, name: str, claim: str) -> None:
+        self._access, self._name, self._claim = access, name, claim
         self._pod = f"{name}-fetch-{os.urandom(3).hex()}"
 
     def __enter__(self) -> tuple[str, str]:
@@ -155,12 +156,62 @@ class ReaderPod(contextlib.AbstractContextManager[tuple[str, str]]):
     def _model(self) -> dict[str, Any]:
         pods = self._access.pods(self._name)
         if not pods:
-            raise CliError(
-                f"{self._name}: none of its pods is left to take image and volumes from. "
-                "hint: mount the claim of status.output.uri in a pod of your own"
-            )
+            return without_pods(self._access, self._claim)
         found: dict[str, Any] = self._access.api.sanitize_for_serialization(pods[0])
         return found
+
+
+def without_pods(access: Access, claim: str) -> dict[str, Any]:
+    """What a pod of the run would look like, from the operator's own settings. Raises CliError."""
+    from kubernetes import client
+
+    try:
+        listed = client.AppsV1Api(access.api).list_deployment_for_all_namespaces(label_selector=OPERATOR)
+        container = listed.items[0].spec.template.spec.containers[0]
+    except Exception as problem:  # no right to look, or nothing there: the way out is the same
+        raise CliError(
+            "fetch: none of the job's pods is left and the operator's settings cannot be read. "
+            "hint: mount the claim of status.output.uri in a pod of your own"
+        ) from problem
+    settings = {item.name: item.value or "" for item in container.env}
+    mounts = json.loads(settings.get("WINDLASS_HOST_ROOT") or "[]")
+    store = {"name": "store", "mountPath": STORE_MOUNT}
+    claims = {"store": claim} | {mount["claim"]: mount["claim"] for mount in mounts}
+    return {
+        "metadata": {},
+        "spec": {
+            "volumes": [
+                {"name": name, "persistentVolumeClaim": {"claimName": found}}
+                for name, found in claims.items()
+            ],
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "fsGroup": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "image": settings["WINDLASS_WORKLOAD_IMAGE"],
+                    "imagePullPolicy": settings.get("WINDLASS_IMAGE_PULL_POLICY") or "IfNotPresent",
+                    "command": [settings.get("WINDLASS_WORKLOAD_PYTHON") or "python3"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "readOnlyRootFilesystem": True,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                    "volumeMounts": [store, *(host_mount(mount) for mount in mounts)],
+                }
+            ],
+        },
+    }
+
+
+def host_mount(mount: dict[str, str]) -> dict[str, str]:
+    """A host-root mount as a volumeMount."""
+    made = {"name": mount["claim"], "mountPath": mount["mountPath"]}
+    return made | ({"subPath": mount["subPath"]} if mount.get("subPath") else {})
 
 
 def reader_manifest(model: dict[str, Any], name: str) -> dict[str, Any]:

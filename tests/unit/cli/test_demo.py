@@ -297,8 +297,10 @@ def test_each_shortcoming_is_told() -> None:
     made = summary.document(finished_job(), measured(tuned=score(10, 0.02, 0.08)))
     made["recoveries"][0]["lostSteps"] = 10
     made["recoveries"].pop()
+    made["mlflowRunId"] = None
     assert summary.shortcomings(made, faults=True) == [
         "the tuned model's interval is not above the base model's",
+        "mlflowRunId was not measured",
         "expected an InPlace and a RecreatePod recovery (got InPlace)",
         "InPlace lost 10 steps (allowed: one checkpoint interval + 1 = 9)",
     ]

@@ -210,6 +210,40 @@ def test_the_reader_pod_is_read_only_and_keeps_the_security_context() -> None:
     assert made["spec"]["securityContext"] == {"runAsNonRoot": True} and "hostname" not in made["spec"]
 
 
+def test_without_pods_the_reader_is_made_from_the_operators_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from kubernetes import client
+
+    mounts = [{"claim": "usr", "mountPath": "/usr"}, {"claim": "usr", "mountPath": "/x", "subPath": "s"}]
+    settings = {
+        "WINDLASS_WORKLOAD_IMAGE": "i",
+        "WINDLASS_WORKLOAD_PYTHON": "/p",
+        "WINDLASS_HOST_ROOT": json.dumps(mounts),
+    }
+    container = SimpleNamespace(
+        env=[SimpleNamespace(name=key, value=value) for key, value in settings.items()]
+    )
+    spec = SimpleNamespace(template=SimpleNamespace(spec=SimpleNamespace(containers=[container])))
+    found = SimpleNamespace(items=[SimpleNamespace(spec=spec)])
+    api = SimpleNamespace(list_deployment_for_all_namespaces=lambda label_selector: found)
+    monkeypatch.setattr(client, "AppsV1Api", lambda _: api)
+    made = fetch.reader_manifest(fetch.without_pods(FakeAccess(), "checkpoints"), "a-fetch-1")["spec"]  # type: ignore[arg-type]
+    assert [volume["persistentVolumeClaim"]["claimName"] for volume in made["volumes"]] == [
+        "checkpoints",
+        "usr",
+    ]
+    assert made["containers"][0]["volumeMounts"][0] == {
+        "name": "store",
+        "mountPath": "/windlass/store",
+        "readOnly": True,
+    }
+    assert made["containers"][0]["command"][0] == "/p"
+    found.items.clear()
+    with pytest.raises(CliError, match=r"none of the job's pods is left .* hint: mount the claim"):
+        fetch.without_pods(FakeAccess(), "checkpoints")  # type: ignore[arg-type]
+
+
 class Refusing:
     """A client that always answers with one error."""
 

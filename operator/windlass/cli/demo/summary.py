@@ -12,6 +12,7 @@ from windlass.cli.view import duration
 from windlass.core.observed import parse_status
 
 Score = dict[str, Any]
+PROMISED = ("goodput", "mlflowRunId", "registeredModel", "checkpointDigest", "trainSeconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def shortcomings(result: dict[str, Any], *, faults: bool) -> list[str]:
     found = []
     if result["tunedInterval"][0] <= result["baseInterval"][1]:
         found.append("the tuned model's interval is not above the base model's")
+    found += [f"{key} was not measured" for key in PROMISED if result[key] is None]
     rungs = {row["rung"] for row in result["recoveries"]}
     if faults and not {"InPlace", "RecreatePod"} <= rungs:
         found.append(

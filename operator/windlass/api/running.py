@@ -137,8 +137,6 @@ class Checkpointing(Model):
     Example: HuggingFace."""
     merge_adapter: bool = False
     """Also write the base model with the adapter merged in. Only with an adapter. Example: true."""
-    on_delete: Literal["Retain", "Delete"] = "Retain"
-    """What happens to checkpoints and output when the job is deleted. Example: Delete."""
 
 
 class Resume(Model):

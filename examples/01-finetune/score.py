@@ -196,7 +196,9 @@ def load(directory: str, base: str | None) -> tuple[Any, Any]:
     """Model and tokenizer; a directory with an adapter needs the base model's directory."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     is_adapter = (Path(directory) / "adapter_config.json").exists()
     if is_adapter and base is None:
         sys.exit(

@@ -22,7 +22,8 @@ def logs_command(options: argparse.Namespace, access: Access) -> int:
     pods = access.pods(options.name)
     if not pods:
         raise CliError(
-            f"{options.name}: has no pods now. hint: `windlass status {options.name}` says what it waits for"
+            f"{options.name}: has no pods now. hint: `windlass status {options.name}` says what it waits for, "
+            "or how it ended"
         )
     if options.rank is not None:
         pods = [pod_of_rank(job, pods, options.rank)]

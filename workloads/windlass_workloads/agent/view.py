@@ -29,6 +29,11 @@ RECOVERY_ROWS = 10
 SMOOTHING = 0.2
 
 
+def shown(value: float | None) -> float | None:
+    """Five significant digits: people read these in a column, and the exact ones are in MLflow."""
+    return None if value is None else float(f"{value:.5g}")
+
+
 @dataclass(slots=True)
 class View:
     """What ranks have said so far that a report tells."""
@@ -64,7 +69,7 @@ class View:
         elif event.type == "Phase":
             self.phase = event.phase
         elif event.type == "Validation":
-            self.progress = self.progress.model_copy(update={"validation_loss": event.loss})
+            self.progress = self.progress.model_copy(update={"validation_loss": shown(event.loss)})
         elif event.type == "Checkpoint" and event.checkpoint is not None:
             rest = [row for row in self.checkpoints if row.name != event.checkpoint.name]
             self.checkpoints = [event.checkpoint, *rest][:LEDGER_ROWS]
@@ -87,11 +92,11 @@ class View:
             update={
                 "step": step,
                 "total_steps": total,
-                "loss": event.loss,
+                "loss": shown(event.loss),
                 "learning_rate": event.learning_rate,
-                "tokens_per_second": rate,
-                "mfu": event.mfu,
-                "eta_seconds": eta,
+                "tokens_per_second": shown(rate),
+                "mfu": shown(event.mfu),
+                "eta_seconds": shown(eta),
                 "updated_at": moment(event.at),
             }
         )
@@ -134,7 +139,7 @@ def build_report(
         phase=phase,
         progress=view.progress.model_copy(update={"phase": phase}),
         plan=view.plan,
-        checkpoints=view.checkpoints[:LEDGER_ROWS],
+        checkpoints=view.checkpoints[: min(LEDGER_ROWS, config.spec.checkpoint.keep_last)],
         resume=_resume(gang),
         recoveries=list(gang.recoveries[-RECOVERY_ROWS:]),
         restarts=len(gang.recoveries),

@@ -36,7 +36,16 @@ class Server:
         command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self.root / "artifacts")]
         self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, start_new_session=True, cwd=self.root
+            command,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd=self.root,
+            env={
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
         )
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:

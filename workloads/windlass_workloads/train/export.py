@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
 from windlass.api.status import Output
@@ -23,6 +24,7 @@ from windlass_workloads.train.assembly import Assembly
 from windlass_workloads.train.model import LocalModel, load_model, load_tokenizer
 
 DIGESTS = "digests.json"
+SHARD_BYTES = 5_000_000_000
 ADAPTER, MERGED, MODEL = "adapter", "merged", "model"
 
 
@@ -114,9 +116,12 @@ def save_model(module: Any, weights: dict[str, torch.Tensor], base: LocalModel, 
     names = {name for name, _ in model.named_parameters(remove_duplicate=True)} | {
         name for name, _ in model.named_buffers()
     }
-    model.save_pretrained(
-        directory, state_dict={name: cast[name].contiguous() for name in cast if name in names}
-    )
+    # Not model.save_pretrained: it imports every training library that is installed, which takes ten seconds.
+    model.config.save_pretrained(directory)
+    if model.can_generate():
+        model.generation_config.save_pretrained(directory)
+    saved = {name: cast[name].contiguous() for name in cast if name in names}
+    save_torch_state_dict(saved, directory, max_shard_size=SHARD_BYTES)
     fix_config(directory / "config.json", kept)
 
 

@@ -36,6 +36,8 @@ WARM: Final = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
     "peft",
+    "peft.utils.transformers_weight_conversion",
+    "torch.utils.serialization.config",
     "windlass_workloads.train.loop",
     "windlass_workloads.train.preparation",
     "windlass_workloads.train.strategies.ddp",

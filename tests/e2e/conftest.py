@@ -23,11 +23,11 @@ from kubernetes.stream import stream
 
 import tiny
 from e2e.support import Jobs, eventually
+from windlass.cli import release
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "build" / "cluster"
-SYSTEM = "windlass-system"
-RELEASE = "windlass"
+SYSTEM = release.NAMESPACE
 
 RANKS = """
 import os, sys
@@ -57,6 +57,18 @@ class Installation:
             self.namespace, label_selector="app.kubernetes.io/component=operator"
         )
         return [pod for pod in listed.items if pod.metadata.deletion_timestamp is None]
+
+    def settled(self) -> bool:
+        """The rollout is over: two pods, both of the present template, both ready."""
+        status = client.AppsV1Api(self.api).read_namespaced_deployment_status(
+            f"{release.RELEASE}-operator", self.namespace
+        )
+        present = status.status
+        return (
+            present.observed_generation == status.metadata.generation
+            and present.updated_replicas == present.ready_replicas == present.replicas == 2
+            and len(self.operator_pods()) == 2
+        )
 
     def ready_operators(self) -> int:
         return sum(
@@ -91,18 +103,10 @@ def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
 
 @pytest.fixture(scope="session")
 def installation(kubeconfig: Path, api: client.ApiClient) -> Installation:
-    import helm_python
-
     values = yaml.safe_load((DIRECTORY / "values.yaml").read_text())
-    with helm_python.Config(kubeconfig_path=kubeconfig, namespace=SYSTEM) as helm:
-        present = {release["name"] for release in helm.list() or []}
-        chart = str(ROOT / "charts" / "windlass")
-        if RELEASE in present:
-            helm.upgrade(chart, RELEASE, values, namespace=SYSTEM, reset_values=True)
-        else:
-            helm.install(chart, RELEASE, values, namespace=SYSTEM, create_namespace=True)
+    release.install(ROOT / "charts" / "windlass", kubeconfig=kubeconfig, values=values)
     made = Installation(api, SYSTEM, values)
-    eventually(lambda: made.ready_operators() >= 2, "two operators ready", 180)
+    eventually(made.settled, "two operators of this release ready", 300)
     return made
 
 

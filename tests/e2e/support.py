@@ -97,14 +97,14 @@ class Jobs:
     def step(self, name: str) -> int:
         return int((self.status(name).get("progress") or {}).get("step", 0))
 
-    def await_step(self, name: str, step: int, seconds: float = 180.0) -> int:
+    def await_step(self, name: str, step: int, seconds: float = 420.0) -> int:
         def reached() -> int | None:
             self.fail_early(name)
             return self.step(name) if self.step(name) >= step else None
 
         return eventually(reached, f"{name} at step {step}", seconds)
 
-    def await_condition(self, name: str, kind: str, value: str = "True", seconds: float = 240.0) -> Manifest:
+    def await_condition(self, name: str, kind: str, value: str = "True", seconds: float = 600.0) -> Manifest:
         def reached() -> Manifest | None:
             if kind != "Failed":
                 self.fail_early(name)

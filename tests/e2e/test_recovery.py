@@ -15,7 +15,7 @@ from kubernetes import client
 from e2e.conftest import Installation
 from e2e.support import Jobs, eventually, tiny_job
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 INTERVAL = 25
 BOUND = 2 * INTERVAL + 1
 

@@ -6,14 +6,31 @@ a release of another name.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+from windlass.api.meta import GROUP
 from windlass.cli.errors import CliError
 
 RELEASE = "windlass"
 NAMESPACE = "windlass-system"
 TIMEOUT_SECONDS = 300
+ANNOTATION = f"{GROUP}/source"
+
+
+def with_source(values: dict[str, Any], repository: Path) -> dict[str, Any]:
+    """Values that restart the operator when its source changed, where it runs from the source tree.
+
+    Elsewhere an image's name says what it holds; the host-root image is empty and never changes.
+    """
+    if not values.get("hostRoot", {}).get("enabled"):
+        return values
+    digest = hashlib.sha256((repository / "uv.lock").read_bytes())
+    for path in sorted((repository / "operator").rglob("*.py")):
+        digest.update(path.read_bytes())
+    operator = {**values.get("operator", {}), "podAnnotations": {ANNOTATION: digest.hexdigest()[:16]}}
+    return {**values, "operator": operator}
 
 
 def install(chart: Path, *, kubeconfig: Path, values: dict[str, Any]) -> str:
@@ -25,6 +42,7 @@ def install(chart: Path, *, kubeconfig: Path, values: dict[str, Any]) -> str:
             "helm_python: is not installed. hint: `make setup`, or install charts/windlass with helm yourself",
             status=2,
         ) from problem
+    values = with_source(values, chart.parents[1])
     try:
         with helm_python.Config(kubeconfig_path=kubeconfig, namespace=NAMESPACE) as helm:
             present = {release["name"] for release in helm.list(all_states=True) or []}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from unit.cli.fakes import FakeAccess, pod
 from windlass.api.meta import Rung
 from windlass.cli.demo import samples, scoring, summary, training, volumes
+from windlass.cli.demo.command import rolled_out
 from windlass.cli.demo.faults import Saboteur, due
 from windlass.cli.errors import CliError
 from windlass.core.observed import parse_status
@@ -312,3 +314,25 @@ def test_the_table_shows_the_numbers_a_reader_looks_for() -> None:
     assert "loss            1.900 -> 0.010" in said
     assert "RecreatePod     step 20 -> 16, 0 lost, 2.0 s (detect 0.1" in said
     assert "training        5 min 00 s, set up in 1 min 00 s" in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "generation", "expected"),
+    [
+        ((2, 2, 2), 3, True),
+        ((1, 2, 3), 3, False),
+        ((2, 1, 2), 3, False),
+        ((2, 2, 3), 3, False),
+        ((None, None, None), 3, False),
+        ((2, 2, 2), 4, False),
+    ],
+)
+def test_a_deployment_is_ready_when_only_new_pods_are_left(
+    counts: tuple[int | None, ...], generation: int, expected: bool
+) -> None:
+    status = SimpleNamespace(
+        observed_generation=3, updated_replicas=counts[0], ready_replicas=counts[1], replicas=counts[2]
+    )
+    metadata = SimpleNamespace(generation=generation)
+    deployment = SimpleNamespace(metadata=metadata, spec=SimpleNamespace(replicas=2), status=status)
+    assert rolled_out(deployment) is expected

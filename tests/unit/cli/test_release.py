@@ -54,11 +54,11 @@ def test_a_release_is_installed_once_and_upgraded_after(
 ) -> None:
     helm = FakeHelm(["other", *present])
     monkeypatch.setitem(sys.modules, "helm_python", helm)
-    assert release.install(Path("chart"), kubeconfig=Path("k"), values={"a": 1}) == said
+    assert release.install(Path("/r/charts/windlass"), kubeconfig=Path("k"), values={"a": 1}) == said
     name, arguments, options = helm.calls[0]
     assert (name, arguments, options["namespace"]) == (
         call,
-        ("chart", "windlass", {"a": 1}),
+        ("/r/charts/windlass", "windlass", {"a": 1}),
         "windlass-system",
     )
     assert options.get("create_namespace", False) is (call == "install")
@@ -68,13 +68,28 @@ def test_a_release_is_installed_once_and_upgraded_after(
 def test_helms_refusal_is_one_sentence_with_a_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "helm_python", FakeHelm([], broken=True))
     with pytest.raises(CliError, match=r"helm: timed out\. hint: windlass cluster status"):
-        release.install(Path("chart"), kubeconfig=Path("k"), values={})
+        release.install(Path("/r/charts/windlass"), kubeconfig=Path("k"), values={})
 
 
 def test_without_helm_the_user_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "helm_python", None)
     with pytest.raises(CliError, match=r"helm_python: is not installed\. hint: `make setup`"):
-        release.install(Path("chart"), kubeconfig=Path("k"), values={})
+        release.install(Path("/r/charts/windlass"), kubeconfig=Path("k"), values={})
+
+
+def test_the_operator_restarts_when_its_source_changed_and_only_where_it_runs_from_it(tmp_path: Path) -> None:
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "uv.lock").write_text("1")
+    embedded = {"hostRoot": {"enabled": True}, "operator": {"image": "i"}}
+    first = release.with_source(embedded, tmp_path)
+    assert release.with_source(embedded, tmp_path) == first
+    (tmp_path / "operator" / "a.py").write_text("")
+    second = release.with_source(embedded, tmp_path)
+    assert first["operator"]["podAnnotations"] != {} and second["operator"]["image"] == "i"
+    (tmp_path / "operator" / "a.py").write_text("changed")
+    assert release.with_source(embedded, tmp_path) != second
+    elsewhere = {"operator": {"image": "i"}}
+    assert release.with_source(elsewhere, tmp_path) == elsewhere
 
 
 def test_images_without_docker_point_to_the_embedded_cluster(

@@ -165,9 +165,7 @@ def wait_ready(access: Access) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while True:
         listed = apps.list_namespaced_deployment(release.NAMESPACE).items
-        waiting = [
-            item.metadata.name for item in listed if (item.status.ready_replicas or 0) < item.spec.replicas
-        ]
+        waiting = [item.metadata.name for item in listed if not rolled_out(item)]
         if listed and not waiting:
             return
         if time.monotonic() > deadline:
@@ -176,6 +174,14 @@ def wait_ready(access: Access) -> None:
                 f"hint: kubectl -n {release.NAMESPACE} describe pods"
             )
         time.sleep(0.5)
+
+
+def rolled_out(deployment: Any) -> bool:
+    """Whether every pod is there, ready, and of the newest kind."""
+    wanted, status = deployment.spec.replicas, deployment.status
+    seen = (status.observed_generation or 0) >= deployment.metadata.generation
+    counts = (status.updated_replicas, status.ready_replicas, status.replicas)
+    return seen and all((count or 0) == wanted for count in counts)
 
 
 def score(demo: Demo, model: Path, found: samples.Samples, *, shots: bool) -> dict[str, Any]:

@@ -126,6 +126,20 @@ def test_nothing_is_lost_or_doubled_while_the_server_is_away(job, server):
     second.end("FINISHED", 30)
 
 
+def test_a_kill_before_the_first_answer_loses_nothing_that_was_kept(job):
+    killed = job.recorder(start=False)
+    for step in (1, 2, 3):
+        killed.add(step, {"loss": float(step)})
+    killed.keep()
+    killed.add(4, {"loss": 4.0})
+    second = job.recorder(resumed_step=3)
+    second.add(4, {"loss": 40.0})
+    assert second.flush(60)
+    second.end("FINISHED", 30)
+    assert job.history(second.run_id) == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+    assert not job.store.exists(METRICS_SPOOL)
+
+
 def test_a_full_queue_drops_rows_and_never_waits(job):
     recorder = job.recorder(start=False)
     began = time.monotonic()

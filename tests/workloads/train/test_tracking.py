@@ -55,7 +55,7 @@ def test_a_killed_and_resumed_job_is_one_run_with_one_model(make_job, server, se
     assert first.codes == [-9]
     second = job.start(resume="step-00000004.i2", limit=280).ok()
     output = second.of("Output")[0].output
-    assert (output.registered_model, output.model_version) == (name, "1")
+    assert (output.registered_model, output.model_version) == (name, "1"), second.of("Tracking")
 
     run = run_of(server, second)
     client = Client(server.uri)

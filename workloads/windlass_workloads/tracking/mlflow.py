@@ -80,6 +80,10 @@ class MLflowTracker:
         """Queues figures; never waits."""
         self.recorder.add(step, figures)
 
+    def keep(self) -> None:
+        """Makes what is recorded so far outlive a kill."""
+        self.recorder.keep()
+
     def finish(self, output: Output | None, checkpoint_digest: str | None) -> Output | None:
         """Publishes the result and closes the run as FINISHED; the output with what was registered."""
         if self.recorder.flush(self.limits.flush_seconds) and self.recorder.run_id is not None:
@@ -96,6 +100,8 @@ class MLflowTracker:
 
     def close(self, status: str) -> None:
         """Ends recording with the run's status; waits a few seconds at most."""
+        self.recorder.keep()
+        self.recorder.flush(self.limits.flush_seconds if self.recorder.problem is None else 0.0)
         self.recorder.end(status, self.limits.flush_seconds)
 
     def _publish(self, output: Output | None, checkpoint_digest: str | None) -> Answer | None:

@@ -1,15 +1,14 @@
 """Logs the result of a run with the mlflow library: loss plot, model, registered version with alias.
 
 Started by tracking/mlflow.py as a process of its own with a request on stdin and an answer on stdout, so that mlflow's
-imports and memory never weigh on a rank. A whole model goes by the transformers flavor, from its directory and without
-being loaded; an adapter alone goes as artifacts, since the flavor would have to hold base and adapter in memory.
+imports never weigh on a rank. A whole model of moderate size goes by the transformers flavor, which has to load it;
+a larger one, and an adapter without its base, goes as artifacts. Both are registered.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 
 MODEL_NAME = "model"
+FLAVOR_BYTES = 2 * 2**30
 REQUIREMENTS = ["torch", "transformers", "safetensors", "accelerate"]
 
 
@@ -54,7 +54,7 @@ def publish(request: Request) -> Answer:
     if request.main is None:
         return Answer()
     directory = Path(request.parts[request.main])
-    flavor = "artifacts" if request.main == "adapter" else "transformers"
+    flavor = flavor_of(request, directory)
     if flavor == "artifacts":
         client.log_artifacts(request.run_id, str(directory), MODEL_NAME)
         source = f"runs:/{request.run_id}/{MODEL_NAME}"
@@ -64,14 +64,26 @@ def publish(request: Request) -> Answer:
     return Answer(flavor=flavor, version=register(client, request, source))
 
 
-def log_transformers_model(request: Request, directory: Path) -> str:
-    """Logs a model directory by the transformers flavor and returns its model URI."""
-    import mlflow
+def flavor_of(request: Request, directory: Path) -> str:
+    """How to log a directory: by flavor if it is a whole model of moderate size, else as artifacts."""
+    size = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return "artifacts" if request.main == "adapter" or size > FLAVOR_BYTES else "transformers"
 
-    os.environ["MLFLOW_RUN_ID"] = request.run_id
+
+def log_transformers_model(request: Request, directory: Path) -> str:
+    """Logs a model directory by the transformers flavor and returns its model URI.
+
+    The flavor also takes a path, but looks up the task in a table whose form transformers 5 has changed; so the
+    pipeline is made here, in the number format of the files.
+    """
+    import mlflow
+    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     with mlflow.start_run(run_id=request.run_id, log_system_metrics=False):
         info = mlflow.transformers.log_model(
-            transformers_model=str(directory),
+            transformers_model=pipeline("text-generation", model=model, tokenizer=tokenizer),
             name=MODEL_NAME,
             task="text-generation",
             pip_requirements=REQUIREMENTS,
@@ -91,13 +103,15 @@ def register(client: Any, request: Request, source: str) -> str | None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    # A logged model has an id of its own, and the server wants to hear it beside the source.
+    model_id = source.removeprefix("models:/") if source.startswith("models:/") else None
     found = client.search_model_versions(f"name='{request.register_as}'")
     mine = [version for version in found if version.run_id == request.run_id]
     version = (
         mine[0]
         if mine
         else client.create_model_version(
-            request.register_as, source, run_id=request.run_id, tags=request.tags
+            request.register_as, source, run_id=request.run_id, tags=request.tags, model_id=model_id
         )
     )
     if request.alias is not None:

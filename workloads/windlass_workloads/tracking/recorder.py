@@ -1,14 +1,12 @@
 """Sends a run's metrics to MLflow from a thread of its own, in order, each step once.
 
-Rows wait in a bounded queue, and in the store's metrics-spool.jsonl while the server is away. After a restart the
-server's own last steps decide what is new. Training only ever puts a row into the queue.
+Rows wait in a bounded list, and in the store's metrics-spool.jsonl while the server is away. After a restart the
+server's own last steps decide what is new. Training only ever adds a row.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +18,9 @@ from windlass_workloads.checkpoint.store import METRICS_SPOOL, TRACKING, RunStor
 from windlass_workloads.tracking.client import Client, Refused, Unreachable
 from windlass_workloads.tracking.facts import UID_TAG
 
-QUEUE_ROWS = 10_000
-BATCH_METRICS = 900
+WAITING_ROWS = 10_000
+BATCH_ROWS = 60
+"""The server takes at most 1000 metrics at a time; a row has about ten."""
 RETRY_SECONDS = 5.0
 RESUMED_TAG = "windlass.resumed_steps"
 Row = dict[str, Any]
@@ -59,11 +58,14 @@ class Recorder:
         self.run_id: str | None = None
         self.problem: str | None = None
         self._last: dict[str, int] = {}
-        self._rows: queue.Queue[Row | None] = queue.Queue(QUEUE_ROWS)
-        self._pending: list[Row] = [dict(row) for row in store.read_lines(METRICS_SPOOL)]
-        self._spooled = len(self._pending)
+        self._lock = threading.Lock()
+        self._unsent: list[Row] = [dict(row) for row in store.read_lines(METRICS_SPOOL)]
+        self._spooled = len(self._unsent)
+        """How many of the unsent rows, from the first, are in the spool."""
         self._told: tuple[str | None, str | None] | None = None
-        self._idle = threading.Event()
+        self._ending = False
+        self._wake, self._idle = threading.Event(), threading.Event()
+        self._wake.set()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
 
     def start(self) -> None:
@@ -72,9 +74,23 @@ class Recorder:
 
     def add(self, step: int, figures: dict[str, float]) -> None:
         """Takes a row; drops it when ten thousand wait already."""
-        self._idle.clear()
-        with contextlib.suppress(queue.Full):
-            self._rows.put_nowait({"step": step, "at": int(time.time() * 1000), "figures": figures})
+        row = {"step": step, "at": int(time.time() * 1000), "figures": figures}
+        with self._lock:
+            self._idle.clear()
+            if len(self._unsent) < WAITING_ROWS:
+                self._unsent.append(row)
+        self._wake.set()
+
+    def keep(self) -> None:
+        """Writes what is not sent yet to the spool: called with every checkpoint, so that a kill loses no row of a
+        step that will not be done again."""
+        try:
+            with self._lock:
+                for row in self._unsent[self._spooled :]:
+                    self.store.append_line(METRICS_SPOOL, row)
+                    self._spooled += 1
+        except OSError as error:
+            self._report(f"metrics cannot be kept in the store ({error.strerror})")
 
     def flush(self, limit_seconds: float) -> bool:
         """Waits until everything is sent, at most so long; True when it is."""
@@ -82,8 +98,8 @@ class Recorder:
 
     def end(self, status: str, limit_seconds: float) -> None:
         """Sends what is left, sets the run's status (FINISHED, FAILED, KILLED) and stops the thread."""
-        with contextlib.suppress(queue.Full):
-            self._rows.put_nowait(None)
+        self._ending = True
+        self._wake.set()
         self._thread.join(limit_seconds)
         if self.run_id is None or self.problem is not None:
             return
@@ -96,39 +112,21 @@ class Recorder:
     # --- in the thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
-        ending = False
-        while not ending:
-            ending = self._collect()
+        while not self._ending:
+            self._wake.wait(self.retry_seconds if self.problem is not None else None)
+            self._wake.clear()
             try:
                 if self.run_id is None:
                     self._open()
                 self._send()
             except (Unreachable, Refused) as error:
-                self._spool()
+                self.keep()
                 self._report(str(error))
             except Exception as error:
                 # Tracking may break in ways not thought of; training must not notice.
                 self._report(f"{type(error).__name__}: {error}"[:300])
             else:
                 self._report(None)
-                if self._rows.empty():
-                    self._idle.set()
-
-    def _collect(self) -> bool:
-        """Moves rows from the queue to the pending ones, waiting for the first; True when the end was asked for."""
-        # Nothing to wait for on the first round: the run is to be opened before the first row comes.
-        limit = 0.0 if self._told is None else self.retry_seconds
-        waiting = None if self._told is not None and self.problem is None else limit
-        try:
-            row = (
-                self._rows.get(timeout=waiting) if waiting is None or waiting > 0 else self._rows.get_nowait()
-            )
-            while row is not None:
-                self._pending.append(row)
-                row = self._rows.get_nowait()
-        except queue.Empty:
-            return False
-        return True
 
     def _open(self) -> None:
         """Finds or makes the one run of this job."""
@@ -169,28 +167,30 @@ class Recorder:
         self.client.call("POST", "runs/update", {"run_id": run_id, "status": "RUNNING"})
 
     def _send(self) -> None:
-        """Sends pending rows, oldest first, leaving out what the server has."""
-        while self._pending:
-            count, metrics = 0, list[Row]()
-            for row in self._pending:
-                fresh = [
+        """Sends unsent rows, oldest first, leaving out what the server has."""
+        while True:
+            with self._lock:
+                if not self._unsent:
+                    if self.store.exists(METRICS_SPOOL):
+                        self.store.remove(METRICS_SPOOL)
+                    self._idle.set()
+                    return
+                rows = self._unsent[:BATCH_ROWS]
+            metrics = self._distinct(
+                [
                     {"key": key, "value": value, "timestamp": row["at"], "step": row["step"]}
+                    for row in rows
                     for key, value in row["figures"].items()
                     if row["step"] > self._last.get(key, -1)
                 ]
-                if metrics and len(metrics) + len(fresh) > BATCH_METRICS:
-                    break
-                metrics += fresh
-                count += 1
-            unique = self._distinct(metrics)
-            if unique:
-                self.client.call("POST", "runs/log-batch", {"run_id": self.run_id, "metrics": unique})
-            for metric in unique:
+            )
+            if metrics:
+                self.client.call("POST", "runs/log-batch", {"run_id": self.run_id, "metrics": metrics})
+            for metric in metrics:
                 self._last[metric["key"]] = max(metric["step"], self._last.get(metric["key"], -1))
-            del self._pending[:count]
-        if self._spooled:
-            self.store.remove(METRICS_SPOOL)
-            self._spooled = 0
+            with self._lock:
+                del self._unsent[: len(rows)]
+                self._spooled = max(0, self._spooled - len(rows))
 
     def _distinct(self, metrics: list[Row]) -> list[Row]:
         """The first of rows with equal key and step: a step done again after a restart may wait beside the old one."""
@@ -198,15 +198,6 @@ class Recorder:
         for metric in metrics:
             seen.setdefault((metric["key"], metric["step"]), metric)
         return list(seen.values())
-
-    def _spool(self) -> None:
-        """Keeps pending rows in the store, so that they outlive this rank."""
-        try:
-            for row in self._pending[self._spooled :]:
-                self.store.append_line(METRICS_SPOOL, row)
-                self._spooled += 1
-        except OSError as error:
-            self._report(f"metrics cannot be kept in the store ({error.strerror})")
 
     def _report(self, problem: str | None) -> None:
         """Tells changes only."""

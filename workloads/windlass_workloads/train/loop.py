@@ -82,6 +82,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
             if done.stop:
                 stop_here(job, report, step=step, saved=saved)
             if due(step, job.spec.checkpoint.every_steps, last=last):
+                tracker.keep()
                 job.writer.save(step, blocking=last, validation_loss=validation_loss)
                 saved = step
 

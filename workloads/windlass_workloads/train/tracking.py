@@ -21,6 +21,10 @@ class Tracker(Protocol):
         """Figures of a step; those of a step done twice are recorded once."""
         ...
 
+    def keep(self) -> None:
+        """Called with every checkpoint: what is recorded so far must outlive a kill."""
+        ...
+
     def finish(self, output: Output | None, checkpoint_digest: str | None) -> Output | None:
         """Records the result; returns the output with registered model and version filled in."""
         ...
@@ -34,6 +38,9 @@ class NoTracker:
     """For ranks other than the first, and for jobs without tracking."""
 
     def metrics(self, step: int, figures: dict[str, float]) -> None:
+        """Nothing."""
+
+    def keep(self) -> None:
         """Nothing."""
 
     def finish(self, output: Output | None, checkpoint_digest: str | None) -> Output | None:

@@ -41,7 +41,7 @@ class DDP:
             self.module = DistributedDataParallel(
                 self.model,
                 device_ids=[setting.device] if setting.device.type == "cuda" else None,
-                broadcast_buffers=False,
+                forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
 

@@ -178,6 +178,7 @@ def kill_rank(jobs: Jobs, installation: Installation) -> Callable[..., None]:
             command=[python, "-S", "-c", RANKS, str(rank), str(number)],
             stderr=True,
             stdout=True,
+            _request_timeout=60,
         )
         assert "killed" in said, f"no process of rank {rank} in {pod.metadata.name}: {said}"
 

@@ -16,7 +16,7 @@ from e2e.conftest import Installation
 from e2e.support import Jobs, eventually, tiny_job
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
-INTERVAL = 25
+INTERVAL = 50
 BOUND = 2 * INTERVAL + 1
 
 
@@ -65,7 +65,7 @@ def test_a_killed_rank_comes_back_in_place(jobs: Jobs, kill_rank: Any) -> None:
 
 @pytest.mark.bad_input("B73")
 def test_a_deleted_pod_is_replaced_and_the_gang_goes_on(jobs: Jobs) -> None:
-    jobs.create(tiny_job("pod-deleted", training={"maxSteps": 600}))
+    jobs.create(tiny_job("pod-deleted"))
     jobs.await_step("pod-deleted", 40)
     kept = jobs.pod_at("pod-deleted", 0)
     jobs.core.delete_namespaced_pod(jobs.pod_at("pod-deleted", 1).metadata.name, jobs.namespace)
@@ -76,7 +76,7 @@ def test_a_deleted_pod_is_replaced_and_the_gang_goes_on(jobs: Jobs) -> None:
 
 
 def test_a_pod_that_vanishes_without_notice_is_replaced(jobs: Jobs) -> None:
-    jobs.create(tiny_job("pod-vanished", training={"maxSteps": 600}))
+    jobs.create(tiny_job("pod-vanished"))
     jobs.await_step("pod-vanished", 40)
     jobs.core.delete_namespaced_pod(
         jobs.pod_at("pod-vanished", 1).metadata.name, jobs.namespace, grace_period_seconds=0
@@ -85,7 +85,7 @@ def test_a_pod_that_vanishes_without_notice_is_replaced(jobs: Jobs) -> None:
 
 
 def test_a_deleted_leader_is_followed_by_one_with_a_higher_ticket(jobs: Jobs) -> None:
-    jobs.create(tiny_job("leader-deleted", training={"maxSteps": 600}))
+    jobs.create(tiny_job("leader-deleted"))
     jobs.await_step("leader-deleted", 40)
     before = jobs.status("leader-deleted")["gang"]["lastTicket"]
     jobs.core.delete_namespaced_pod(jobs.pod_at("leader-deleted", 0).metadata.name, jobs.namespace)
@@ -115,7 +115,7 @@ def test_a_tracking_server_that_is_down_never_stops_training(jobs: Jobs) -> None
 
 
 def test_suspend_saves_and_resume_goes_on_at_the_same_step(jobs: Jobs) -> None:
-    jobs.create(tiny_job("paused", training={"maxSteps": 500}))
+    jobs.create(tiny_job("paused"))
     jobs.await_step("paused", 40)
     jobs.patch("paused", {"suspend": True})
     status = jobs.await_condition("paused", "Suspended")

@@ -278,6 +278,53 @@ def test_leaving_pod_is_let_go_after_the_save_and_the_rest_waits() -> None:
     assert world.records[-1].budgets.used == {}
 
 
+def saving_while_one_leaves() -> tuple[World, str]:
+    """A gang at step 3 that saves because pod 1 was told to leave; its UID."""
+    world = World(nodes=2).train()
+    for _ in range(3):
+        world.step(world.uid(0), 0)
+    leaving = world.uid(1)
+    world.hear(leaving, Leaving(at=world.now))
+    return world, leaving
+
+
+def finish_save(world: World, leaving: str) -> None:
+    world.checkpoint(world.uid(0), 0)
+    world.say(world.uid(0), 0, type="Saved", step=3)
+    world.exit(world.uid(0), 0, code=0)
+    world.exit(leaving, 1, code=0)
+
+
+@pytest.mark.fault("F26")
+@pytest.mark.parametrize("ready_when", ["joining", "before the save ends", "after it"])
+def test_replacement_that_joins_during_the_save_waits_for_its_end(ready_when: str) -> None:
+    # A step and its save can take longer than a replacement pod needs to appear.
+    world, leaving = saving_while_one_leaves()
+    world.join(1, ready=ready_when == "joining")
+    assert set(world.running) == {world.uid(0), leaving}, "nothing was stopped"
+    assert all(world.running.values())
+    if ready_when == "before the save ends":
+        world.hear(world.uid(1), Ready(ready=True))
+    finish_save(world, leaving)
+    assert world.finished[leaving].verdict.lost_steps == 0
+    if ready_when == "after it":
+        assert world.gang.mode is Mode.GATHERING
+        world.hear(world.uid(1), Ready(ready=True))
+    assert world.gang.mode is Mode.RUNNING
+    assert world.records[-1].resume == "step-00000003.i1"
+    assert world.running[world.uid(1)] == {1: 2}
+
+
+def test_replacement_that_is_lost_while_it_waits_disturbs_no_save() -> None:
+    world, leaving = saving_while_one_leaves()
+    world.join(1)
+    world.lose(1)
+    assert all(world.running.values())
+    finish_save(world, leaving)
+    assert world.finished[leaving].verdict.lost_steps == 0
+    assert world.gang.mode is Mode.GATHERING
+
+
 @pytest.mark.parametrize("how", ["order", "all pods"])
 def test_whole_run_leaving_ends_everybody_preempted(how: str) -> None:
     world = World(nodes=2).train()

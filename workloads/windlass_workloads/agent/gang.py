@@ -121,6 +121,9 @@ class Gang(Course):
             self._out.append(ev.Tell(hello.pod_uid, Finish(verdict=fenced)))
             return
         older = self.roster.get(hello.index)
+        if older is not None and older.leaving_at is not None and older.busy and self.mode is Mode.SAVING:
+            self.roster.hold(hello)
+            return
         if older is not None:
             self._lose(older)
         self.roster.add(hello)
@@ -132,7 +135,10 @@ class Gang(Course):
             self._lose(member)
 
     def _lose(self, member: Member) -> None:
+        waited = self.roster.waits(member)
         self.roster.remove(member)
+        if waited:
+            return
         if self.clock is not None and member.leaving_at is None:
             self.clock.moved_to(Rung.RECREATE_POD)
         if member.busy and self.life is not None:
@@ -215,6 +221,10 @@ class Gang(Course):
 
     def _leaves(self, member: Member, message: Leaving) -> None:
         member.leaving_at = message.at
+        if self.roster.waits(member):
+            self._tell(member, Finish(verdict=Verdict(result="Preempted", incarnation=self.incarnation)))
+            self.roster.remove(member)
+            return
         if self.mode is Mode.RUNNING:
             self._save(message.at)
         elif self.mode is Mode.PREPARING and member.busy:

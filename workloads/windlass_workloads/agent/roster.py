@@ -1,7 +1,7 @@
 """Which agents are in the gang: who is ready, whose ranks run, who is leaving.
 
 Pure; owned by `gang`. A pod made later (higher ticket) takes the place of an older one of the same
-index; an older one never comes back.
+index; an older one never comes back. While the older one leaves and saves, its successor waits.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Roster:
         self._size = size
         self._members: dict[int, Member] = {}
         self._tickets: dict[int, int] = {}
+        self._successors: dict[int, Member] = {}
 
     def __iter__(self) -> Iterator[Member]:
         return iter([self._members[index] for index in sorted(self._members)])
@@ -40,8 +41,14 @@ class Roster:
 
     def find(self, index: int, pod_uid: str) -> Member | None:
         """The member of this index if it is this very pod."""
-        member = self._members.get(index)
-        return member if member is not None and member.hello.pod_uid == pod_uid else None
+        for member in (self._members.get(index), self._successors.get(index)):
+            if member is not None and member.hello.pod_uid == pod_uid:
+                return member
+        return None
+
+    def waits(self, member: Member) -> bool:
+        """Whether this member is a successor whose place is not free yet."""
+        return self._successors.get(member.hello.index) is member
 
     def outdated(self, hello: Hello) -> bool:
         """Whether a pod made later has had this index already, or the index is not the gang's."""
@@ -49,14 +56,27 @@ class Roster:
 
     def add(self, hello: Hello) -> Member:
         """Adds a member; the caller has removed an older one of the same index."""
-        member = Member(hello=hello, ready=hello.ready)
+        member = self._admit(hello)
         self._members[hello.index] = member
-        self._tickets[hello.index] = max(hello.ticket, self._tickets.get(hello.index, 0))
         return member
 
+    def hold(self, hello: Hello) -> None:
+        """Keeps a successor until the member of its index, which is leaving, has been removed."""
+        self._successors[hello.index] = self._admit(hello)
+
+    def _admit(self, hello: Hello) -> Member:
+        self._tickets[hello.index] = max(hello.ticket, self._tickets.get(hello.index, 0))
+        return Member(hello=hello, ready=hello.ready)
+
     def remove(self, member: Member) -> None:
-        """Takes a member out."""
-        self._members.pop(member.hello.index, None)
+        """Takes a member out; a successor that waited takes its place."""
+        index = member.hello.index
+        successor = self._successors.pop(index, None)
+        if successor is member:
+            return
+        self._members.pop(index, None)
+        if successor is not None:
+            self._members[index] = successor
 
     @property
     def complete(self) -> bool:

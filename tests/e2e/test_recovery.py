@@ -48,7 +48,10 @@ def test_a_job_runs_to_its_end_and_says_what_it_made(jobs: Jobs) -> None:
     assert status["checkpoints"][0]["step"] == 60
     assert status["plan"]["trainableParameters"] > 0
     assert status["plan"]["precision"] == "FP32"
-    assert {reason for reason, _ in jobs.events("plain")} >= {"Completed"}
+    # Events follow the status write that they tell of.
+    eventually(
+        lambda: "Completed" in {reason for reason, _ in jobs.events("plain")}, "the event Completed", 30
+    )
 
 
 @pytest.mark.fault("F37")

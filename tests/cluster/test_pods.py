@@ -201,8 +201,16 @@ def test_exec_logs_and_port_forward_reach_the_pod(cluster: Cluster, namespace: s
 
 def test_host_reaches_services_by_their_addresses(cluster: Cluster, namespace: str, web: str) -> None:
     address = cluster.kubectl("-n", namespace, "get", "service", "web", "-o", "jsonpath={.spec.clusterIP}")
-    with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
-        assert answer.status == 200
+
+    def answers() -> bool:
+        # The Service's rules follow the pod's readiness a moment later.
+        try:
+            with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    until(answers, seconds=30, what="an answer of the Service")
 
 
 def test_claim_is_bound_shared_and_removed_with_its_directory(cluster: Cluster, namespace: str) -> None:

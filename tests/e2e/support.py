@@ -119,10 +119,9 @@ class Jobs:
             )
 
     def events(self, name: str) -> list[tuple[str, str]]:
-        listed = client.EventsV1Api(self.api).list_namespaced_event(self.namespace).items
-        return [
-            (row.reason, row.note or "") for row in listed if row.regarding and row.regarding.name == name
-        ]
+        # The older kind of event: the newer model refuses the kubelet's, which have no eventTime.
+        listed = self.core.list_namespaced_event(self.namespace).items
+        return [(row.reason or "", row.message or "") for row in listed if row.involved_object.name == name]
 
 
 def tiny_job(name: str, **changes: Any) -> Manifest:

@@ -62,15 +62,15 @@ def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
         {"type": kind, "status": "False", "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"}
         for kind, reason in (("Running", "Other"), ("Ready", "Training"))
     ]
-    ledger = [
-        {"step": step, "incarnation": 1, "name": f"step-{step:08d}.i1", "digest": "d"} for step in (10, 20)
+    newest_first = [
+        {"step": step, "incarnation": 1, "name": f"step-{step:08d}.i1", "digest": "d"} for step in (20, 10)
     ]
     status = {
         "conditions": conditions,
         "progress": {"step": 24, "loss": 0.5, "tokensPerSecond": 12.5, "mfu": 0.25},
         "counters": {"restarts": 2},
         "goodput": {"ratio": 0.75},
-        "checkpoints": ledger,
+        "checkpoints": newest_first,
     }
     api_server.merge(f"{path}/job/status", {"status": status}).expect(200)
     table = api_server.table(path)

@@ -15,6 +15,7 @@ from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.choose import candidate, choose
 from windlass_workloads.checkpoint.errors import Fenced, SaveError
 from windlass_workloads.checkpoint.store import MANIFEST, RunStore
+from workloads.checkpoint.damage import KINDS, damage
 from workloads.checkpoint.support import commit, incarnation, manifest_of, write_files
 
 
@@ -87,48 +88,6 @@ def test_symbolic_links_are_refused_even_with_the_right_content(store: RunStore,
     target.symlink_to(elsewhere)
     (problem,) = problems_of(store, name)
     assert problem.endswith("is not a plain file of this directory")
-
-
-def flip_bit(path: Path, rng: random.Random) -> None:
-    data = bytearray(path.read_bytes())
-    position = rng.randrange(len(data))
-    data[position] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)
-
-
-def truncate(path: Path, rng: random.Random) -> None:
-    os.truncate(path, rng.randrange(path.stat().st_size))
-
-
-def damage(directory: Path, kind: str, rng: random.Random) -> None:
-    files = sorted(each for each in directory.rglob("*") if each.is_file() and each.name != MANIFEST)
-    manifest = directory / MANIFEST
-    match kind:
-        case "missing manifest":
-            manifest.unlink()
-        case "torn manifest":
-            truncate(manifest, rng)
-        case "flipped manifest":
-            flip_bit(manifest, rng)
-        case "flipped file":
-            flip_bit(rng.choice(files), rng)
-        case "truncated file":
-            truncate(rng.choice(files), rng)
-        case "zero-length file":
-            os.truncate(rng.choice(files), 0)
-        case "missing file":
-            rng.choice(files).unlink()
-
-
-KINDS = (
-    "missing manifest",
-    "torn manifest",
-    "flipped manifest",
-    "flipped file",
-    "truncated file",
-    "zero-length file",
-    "missing file",
-)
 
 
 @pytest.mark.fault("F53")

@@ -46,6 +46,12 @@ class RecoveryClock:
     claimed_at: float = 0.0
     launched_at: float = 0.0
 
+    def claimed(self, at: float, resumed_step: int) -> None:
+        """The next incarnation is there. A checkpoint to resume from proves that its step was reached."""
+        self.claimed_at = at
+        if resumed_step > self.cause.from_step:
+            self.cause = self.cause.model_copy(update={"from_step": resumed_step})
+
     def moved_to(self, rung: Rung) -> None:
         """More had to be replaced than was thought at first."""
         self.cause = self.cause.model_copy(update={"rung": rung})

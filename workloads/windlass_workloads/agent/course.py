@@ -318,6 +318,8 @@ class Course:
 
     def _end(self, verdict: Verdict, *, others: bool = True) -> None:
         """The leader's end; `others` says whether the whole gang ends with it."""
+        if self.clock is not None and self.clock.claimed_at and verdict.result != "Fenced":
+            self._recovered(self.life, self._now)
         self.mode, self.verdict, self._deadline = Mode.ENDED, verdict, None
         if verdict.result == "Succeeded":
             self._out.append(ev.Remember((("finished", verdict.to_wire()),)))

@@ -68,7 +68,9 @@ class Gang(Course):
 
     def _opened(self, event: ev.Opened) -> None:
         memory, newest = event.memory, event.newest
-        self.ledger_step, self.highest_step = event.ledger_step, memory.highest_step
+        # The last sign of life may be older than the last checkpoint, or missing.
+        self.ledger_step = event.ledger_step
+        self.highest_step = max(event.ledger_step, memory.highest_step)
         self.prepared, self.recoveries = memory.prepared, memory.recoveries
         if memory.finished is not None:
             self._end(memory.finished)
@@ -86,10 +88,11 @@ class Gang(Course):
         fault_at = memory.last_at if memory.last_at is not None else self._now
         judgement = classify([pod_end(newest.owner_pod, None, fault_at)])
         rung = Rung.RECREATE_GANG if self.config.attempt > newest.attempt else Rung.RECREATE_POD
-        cause = cause_of(judgement, rung, from_step=memory.step)
+        step = max(self.ledger_step, memory.step)
+        cause = cause_of(judgement, rung, from_step=step)
         if memory.left == "Pod":
             cause = cause.model_copy(update={"failure_class": FailureClass.PREEMPTED})
-        elif self._charge(judgement, memory.step) is None:
+        elif self._charge(judgement, step) is None:
             return
         self.clock = RecoveryClock(cause=cause, fault_at=fault_at, known_at=fault_at, stopped_at=fault_at)
         self._claim(cause)
@@ -98,7 +101,7 @@ class Gang(Course):
         self.record = event.record
         self.ledger_step = max((each.step for each in event.record.accepted), default=0)
         if self.clock is not None:
-            self.clock.claimed_at = self._now
+            self.clock.claimed(self._now, self._resumed_step(event.record))
         self.life = None
         self.mode = Mode.GATHERING if self.prepared is not None else Mode.PREPARING
         self._advance()

@@ -123,9 +123,17 @@ class Leader:
         waits: list[Coroutine[Any, Any, None]] = [link.flush(limit) for link in self._links.values()]
         if self._reporter is not None and self._gang.verdict is not None:
             waits.append(self._reporter.farewell(limit))
+        self._sign_off()
         await asyncio.gather(*waits, self._memoir.close(limit))
         for link in self._links.values():
             link.close()
+
+    def _sign_off(self) -> None:
+        """The next leader counts lost steps from here. One that was replaced leaves the sign to its successor."""
+        gang = self._gang
+        fenced = gang.verdict is not None and gang.verdict.result == "Fenced"
+        if gang.record is not None and not fenced:
+            self._memoir.sign(gang.step, gang.highest_step, last=True)
 
     def _parting(self) -> Verdict:
         """The verdict when the pod's time is up before the gang came to one."""

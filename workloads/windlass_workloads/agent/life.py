@@ -25,7 +25,7 @@ class Life:
     """Number of ranks that were started."""
     resumed_step: int
     step: int
-    """Last step that rank 0 finished."""
+    """Last step that rank 0 finished; rows of steps may be dropped, those of checkpoints never are."""
     times: RankTimes = field(default_factory=RankTimes)
     exits: dict[int, Exited] = field(default_factory=dict)
     done_step: int | None = None
@@ -42,7 +42,7 @@ class Life:
             self.times.entered(rank, event.phase, event.at)
         elif event.type == "Forward":
             self.times.began(rank, event.at)
-        elif event.type == "Step" and rank == 0 and event.step is not None:
+        elif event.type in ("Step", "Checkpoint") and rank == 0 and event.step is not None:
             self.step = max(self.step, event.step)
         elif event.type == "Failure" and event.failure is not None:
             self._said.setdefault(rank, (event.at, event.failure))

@@ -84,9 +84,9 @@ class Memoir:
             if fact is not None:
                 self._timeline({"at": round(event.at, 3), name: fact.to_wire()})
 
-    def sign(self, step: int, highest_step: int) -> None:
-        """Leaves a sign of life; skipped while the last one is still being written."""
-        if self._signing is None or self._signing.done():
+    def sign(self, step: int, highest_step: int, *, last: bool = False) -> None:
+        """Leaves a sign of life; but for the last one, skipped while another is still being written."""
+        if last or self._signing is None or self._signing.done():
             self._signing = self._do(self._write_sign, timeline.alive(time.time(), step, highest_step))
 
     def retain(self, incarnation: int, keep_last: int) -> None:

@@ -1,0 +1,293 @@
+"""Every sentence that users read, word for word, and the form that all of them share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windlass.api.meta import FailureClass, Reason
+from windlass.api.status import FailedRank, Failure, Progress
+from windlass.core.status import messages
+
+KIND = FailureClass
+AT_40 = Progress(step=40, total_steps=100)
+
+
+def failed(message: str = "boom", hint: str = "", **place: object) -> Failure:
+    return Failure(
+        reason="Crash",
+        failure_class=KIND.CRASH,
+        message=message,
+        hint=hint,
+        first_failed=FailedRank(**place),  # type: ignore[arg-type]
+    )
+
+
+# What a judge says, and what the user then reads.
+HINTED: list[tuple[str, str]] = [
+    (
+        messages.claim_not_found("checkpoints"),
+        "PersistentVolumeClaim checkpoints does not exist in this namespace. hint: create it, or correct the name "
+        "(`kubectl get pvc`); the job starts by itself once checkpoints is there",
+    ),
+    (
+        messages.claim_not_bound("data", "Lost"),
+        "PersistentVolumeClaim data has no volume (phase Lost). hint: `kubectl describe pvc data` shows what the "
+        "provisioner said; the job goes on once it is bound",
+    ),
+    (
+        messages.access_mode("checkpoints", ("ReadWriteOnce", "ReadOnlyMany"), 3),
+        "PersistentVolumeClaim checkpoints cannot be mounted by 3 nodes (got ReadWriteOnce, ReadOnlyMany). hint: use "
+        "a claim with ReadWriteMany, or set resources.nodes: 1",
+    ),
+    (
+        messages.object_conflict("Service", "triage"),
+        "Service triage exists and does not belong to this run. hint: rename the job, or delete Service triage if "
+        "nothing needs it",
+    ),
+    (
+        messages.secret_not_found("hub"),
+        "Secret hub does not exist in this namespace. hint: create Secret hub; the pods go on by themselves once it "
+        "is there",
+    ),
+    (
+        messages.secret_key_not_found("hub", "token"),
+        "Secret hub has no key token. hint: add the key, or name the right one in secretRef.key",
+    ),
+    (
+        messages.secret_key_not_found(None, "token"),
+        "the Secret has no key token. hint: add the key, or name the right one in secretRef.key",
+    ),
+    (
+        messages.secret_key_not_found("hub", None),
+        "Secret hub has not the key that the spec names. hint: add the key, or name the right one in secretRef.key",
+    ),
+    (
+        messages.unschedulable("triage-0-1", "0/3 nodes are available: 3 Insufficient memory."),
+        "no node takes pod triage-0-1: 0/3 nodes are available: 3 Insufficient memory. hint: lower "
+        "resources.perNode, change pod.nodeSelector or pod.tolerations, or add nodes",
+    ),
+    (
+        messages.image_unavailable("triage-0-1", "registry.example/x:1", "not found."),
+        "the image of pod triage-0-1 cannot be pulled (got registry.example/x:1): not found. hint: check pod.image "
+        "and pod.imagePullSecrets, and that the node reaches the registry",
+    ),
+    (
+        messages.container_not_created("triage-0-1", "no such runtime."),
+        "the container of pod triage-0-1 cannot be made: no such runtime. hint: `kubectl describe pod triage-0-1`",
+    ),
+    (
+        messages.pod_security_denied("triage-0-1", "hostPath volumes."),
+        "admission refused triage-0-1: hostPath volumes. hint: look for a webhook that changes pods, or a policy "
+        "stricter than restricted",
+    ),
+    (
+        messages.refused(Reason.INFRASTRUCTURE, "Pod", "triage-0-1", "who knows."),
+        "the API server refused Pod triage-0-1: who knows. hint: see the operator's log",
+    ),
+    (
+        messages.refused(Reason.OBJECT_CONFLICT, "Pod", "triage-0-1", "ignored"),
+        "Pod triage-0-1 exists and does not belong to this run. hint: rename the job, or delete Pod triage-0-1 if "
+        "nothing needs it",
+    ),
+    (
+        messages.refused(Reason.POD_SECURITY_DENIED, "Pod", "triage-0-1", "x"),
+        "admission refused triage-0-1: x. hint: look for a webhook that changes pods, or a policy stricter than "
+        "restricted",
+    ),
+    (
+        messages.budget_exhausted(KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9."),
+        "3 failures of class OutOfMemory without a newer verified checkpoint (budget 2); last: rank 1 was killed for "
+        "memory by signal 9. hint: cure the cause that status.lastFailure names and create a new job, or raise "
+        "recovery.budgets",
+    ),
+    (
+        messages.deadline_exceeded(3600),
+        "the run took longer than activeDeadlineSeconds (3600). hint: checkpoints stay; give a new job a longer "
+        "deadline",
+    ),
+    (
+        messages.start_deadline_exceeded(600, "Unschedulable: no node takes pod triage-0-1."),
+        "the pods were not all running within startDeadlineSeconds (600); last: Unschedulable: no node takes pod "
+        "triage-0-1. hint: cure what it waited for and create a new job",
+    ),
+    (
+        messages.reports_missing(60.0),
+        "the leader has not reported for more than 60 s. hint: training does not need the operator; if the pods run, "
+        "look at the network between them and it",
+    ),
+    (
+        messages.degraded(Reason.TRACKING_UNREACHABLE, "connection refused."),
+        "connection refused. hint: training goes on, metrics are kept; check tracking.mlflow.uri",
+    ),
+    (
+        messages.degraded(Reason.SAVE_FAILED, "fsync failed"),
+        "fsync failed. hint: training goes on with the last good checkpoint; look at the store's volume",
+    ),
+    (
+        messages.degraded(Reason.STORAGE_FULL, "[Errno 28] No space left on device"),
+        "[Errno 28] No space left on device. hint: the last good checkpoint stays; enlarge the claim or lower "
+        "checkpoint.keepLast",
+    ),
+    (
+        messages.no_rung("pod triage-0-1 went away."),
+        "pod triage-0-1 went away; recovery.ladder has no rung for that. hint: add RecreateGang to recovery.ladder",
+    ),
+    (
+        messages.no_progress(3, "rank 0 ended with exit code 1."),
+        "the same failure came 3 times without a newer verified checkpoint: rank 0 ended with exit code 1. hint: "
+        "status.lastFailure.evidence has the lines; if one batch triggers it, look at that data",
+    ),
+    (
+        messages.failure(failed("no such file.", "check the claim", rank=1, pod="triage-1-2", node="n2")),
+        "no such file (rank 1, pod triage-1-2, node n2). hint: check the claim",
+    ),
+]
+
+PLAIN: list[tuple[str, str]] = [
+    (messages.invalid_spec("spec.a: b"), "spec.a: b"),
+    (messages.accepted(1, 1), "1 pod with 1 rank in all will be made"),
+    (messages.accepted(1, 8), "1 pod with 8 ranks in all will be made"),
+    (messages.accepted(2, 16), "2 pods with 16 ranks in all will be made"),
+    (messages.starting(0, 1), "0 of 1 pod made"),
+    (messages.starting(1, 4), "1 of 4 pods made"),
+    (messages.waiting_for_pods(3, 4), "3 of 4 pods running"),
+    (messages.agents_starting(1), "1 pod running, agents are loading their libraries"),
+    (messages.old_attempt(2, 1), "attempt 2 waits for 1 pod of an earlier one to end"),
+    (messages.old_attempt(3, 5), "attempt 3 waits for 5 pods of an earlier one to end"),
+    (
+        messages.at_work(Reason.TRAINING, AT_40, 2),
+        "training of 100 steps in incarnation 2; status.progress has the step",
+    ),
+    (
+        messages.at_work(Reason.TRAINING, Progress(step=3), 1),
+        "training in incarnation 1; status.progress has the step",
+    ),
+    (
+        messages.at_work(Reason.PREPARING, AT_40, 1),
+        "the first agent reads, tokenises and packs the data",
+    ),
+    (messages.at_work(Reason.EXPORTING, AT_40, 1), "all steps are done, the result is being written"),
+    (messages.at_work(Reason.RECOVERING, AT_40, 4), "incarnation 4 is loading its checkpoint"),
+    (messages.at_work(Reason.STARTING, AT_40, 1), "ranks are starting"),
+    (
+        messages.member_lost("pod triage-1-2 went away", "triage-1-3"),
+        "pod triage-1-2 went away; triage-1-3 takes its place",
+    ),
+    (messages.gang_recreated(2, "node lost"), "attempt 2 replaces every pod (node lost)"),
+    (messages.backing_off(10.4, "boom"), "the next try waits 10 s (boom)"),
+    (messages.suspending(), "the ranks save and leave"),
+    (messages.suspended(40), "no pods; the run goes on from step 40 when spec.suspend is false"),
+    (messages.resumed(), "spec.suspend is false again"),
+    (messages.completed(100, "pvc://c/out"), "100 steps done; the result is at pvc://c/out"),
+    (messages.completed(100, None), "100 steps done"),
+    (messages.failure(failed("boom")), "boom"),
+    (messages.failure(failed("boom", rank=0)), "boom (rank 0)"),
+    (messages.failure(failed("boom", pod="p")), "boom (pod p)"),
+    (messages.failure(failed("", node="n")), "the run failed with Crash (node n)"),
+    (messages.precision_chosen("BF16", "the GPU is fast at it"), "BF16: the GPU is fast at it"),
+    (messages.precision_chosen("FP32", None), "FP32"),
+    (
+        messages.recovered("InPlace", "Crash", 40, 1),
+        "InPlace after Crash: went on from step 40, 1 step lost",
+    ),
+    (
+        messages.recovered("RecreateGang", "Infrastructure", 0, 7),
+        "RecreateGang after Infrastructure: went on from step 0, 7 steps lost",
+    ),
+    (messages.checkpoint_committed("step-00000040.i1", 40), "step-00000040.i1 is verified at step 40"),
+    (messages.hinted("a", ""), "a"),
+    (messages.hinted("a", "b"), "a. hint: b"),
+]
+
+
+@pytest.mark.parametrize(("said", "wanted"), [*HINTED, *PLAIN], ids=lambda text: text[:40])
+def test_sentence_is_word_for_word(said: str, wanted: str) -> None:
+    assert said == wanted
+
+
+@pytest.mark.parametrize("text", [said for said, _ in HINTED], ids=lambda text: text[:40])
+def test_whoever_has_to_act_gets_one_next_step(text: str) -> None:
+    problem, _, hint = text.partition(". hint: ")
+    assert hint and ". hint: " not in hint
+    assert not problem.endswith((".", " ", ":")) and ".." not in text
+    assert not hint.endswith(".")
+
+
+@pytest.mark.parametrize("text", [said for said, _ in [*HINTED, *PLAIN]], ids=lambda text: text[:40])
+def test_sentence_fits_into_an_event_and_one_line(text: str) -> None:
+    assert len(text) <= messages.EVENT_LIMIT
+    assert "\n" not in text and "  " not in text and "None" not in text
+
+
+def test_every_sentence_of_the_module_is_in_the_tables() -> None:
+    source = inspect.getsource(inspect.getmodule(test_sentence_is_word_for_word))  # type: ignore[arg-type]
+    texts: list[Callable[..., object]] = [
+        value
+        for _, value in inspect.getmembers(messages, inspect.isfunction)
+        if value.__module__ == messages.__name__
+    ]
+    unsaid = [each.__name__ for each in texts if f"messages.{each.__name__}(" not in source]
+    assert unsaid == []
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("[Errno 28] No space left on device", True),
+        ("OSError: ENOSPC", True),
+        ("Disk Quota Exceeded", True),
+        ("errno 28", True),
+        ("Input/output error", False),
+        ("space left: 4 GB", False),
+        ("", False),
+    ],
+)
+def test_full_volume_is_told_from_other_failures_of_a_save(text: str, full: bool) -> None:
+    assert messages.is_storage_full(text) is full
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(0, "pods"), (1, "pod"), (2, "pods"), (4096, "pods")], ids=str)
+def test_noun_agrees_with_its_count(count: int, wanted: str) -> None:
+    assert messages.plural(count, "pod") == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=60), st.integers(4, 50))
+def test_clipped_text_is_short_and_begins_as_before(text: str, limit: int) -> None:
+    cut = messages.clip(text, limit)
+    assert len(cut) <= limit
+    assert cut == text if len(text) <= limit else text.startswith(cut[:-3]) and cut.endswith("...")
+
+
+def test_clip_uses_the_apis_limit_of_a_note() -> None:
+    assert messages.clip("x" * 1024) == "x" * 1024
+    assert messages.clip("x" * 1025) == "x" * 1021 + "..."
+
+
+def test_quota_refusal_names_object_and_the_servers_own_numbers() -> None:
+    said = "exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2"
+    text = messages.quota_exceeded("triage-2-3", said)
+    assert text.startswith("the namespace's quota refused triage-2-3: exceeded quota: small")
+    assert "used: pods=2, limited: pods=2" in text
+    assert text == messages.refused(Reason.QUOTA_EXCEEDED, "Pod", "triage-2-3", said)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.text("abc. ", max_size=30),
+    st.none() | st.integers(0, 99),
+    st.none() | st.just("triage-0-1"),
+    st.none() | st.just("node-1"),
+)
+def test_end_of_a_run_always_names_what_is_known(
+    message: str, rank: int | None, pod: str | None, node: str | None
+) -> None:
+    text = messages.failure(failed(message, "do this", rank=rank, pod=pod, node=node))
+    for name, value in (("rank", rank), ("pod", pod), ("node", node)):
+        assert (f"{name} {value}" in text) or value is None
+    assert text.endswith(". hint: do this")

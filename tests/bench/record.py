@@ -6,6 +6,7 @@ Figures of a shared machine are noisy: benchmarks give medians and ratios of int
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -23,7 +24,7 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie, by the nearest rank."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+    return ordered[min(len(ordered) - 1, max(0, math.ceil(share * len(ordered)) - 1))]
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int]:

@@ -29,8 +29,9 @@ def with_source(values: dict[str, Any], repository: Path) -> dict[str, Any]:
     digest = hashlib.sha256((repository / "uv.lock").read_bytes())
     for path in sorted((repository / "operator").rglob("*.py")):
         digest.update(path.read_bytes())
-    operator = {**values.get("operator", {}), "podAnnotations": {ANNOTATION: digest.hexdigest()[:16]}}
-    return {**values, "operator": operator}
+    operator = values.get("operator", {})
+    annotations = {**operator.get("podAnnotations", {}), ANNOTATION: digest.hexdigest()[:16]}
+    return {**values, "operator": {**operator, "podAnnotations": annotations}}
 
 
 def install(chart: Path, *, kubeconfig: Path, values: dict[str, Any]) -> str:

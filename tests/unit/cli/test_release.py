@@ -92,6 +92,14 @@ def test_the_operator_restarts_when_its_source_changed_and_only_where_it_runs_fr
     assert release.with_source(elsewhere, tmp_path) == elsewhere
 
 
+def test_annotations_of_the_user_stay_beside_the_sources_digest(tmp_path: Path) -> None:
+    (tmp_path / "uv.lock").write_text("1")
+    values = {"hostRoot": {"enabled": True}, "operator": {"podAnnotations": {"team": "search"}}}
+    annotations = release.with_source(values, tmp_path)["operator"]["podAnnotations"]
+    assert annotations["team"] == "search"
+    assert set(annotations) == {"team", release.ANNOTATION}
+
+
 def test_images_without_docker_point_to_the_embedded_cluster(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from windlass.api.contract import Orders, Report, RunIdentity
 from windlass.api.meta import ExitCode, Phase
-from windlass_workloads.agent.reports import Undelivered, deliver
+from windlass_workloads.agent.reports import Undelivered, deliver, pause_after
 from windlass_workloads.agent.timeline import moment
 from workloads.agent.operator_fake import FakeOperator
 from workloads.agent.support import MakeRun, wait_for
@@ -141,6 +141,13 @@ def test_refused_report_is_undelivered_with_its_status(operator: FakeOperator, s
     operator.status = status
     with pytest.raises(Undelivered, match=f"status {status}"):
         deliver(operator.target, empty_report(), token_file=operator.token, ca_file=operator.ca)
+
+
+def test_an_operator_that_came_back_is_told_within_ten_seconds() -> None:
+    """A new installation has thirty seconds to take a run over, its own start included."""
+    pauses = [pause_after(failures, interval_seconds=2.0) for failures in range(1, 2000)]
+    assert pauses[0] == 4.0 and pauses == sorted(pauses)
+    assert pauses[-1] == 10.0
 
 
 def test_missing_token_is_undelivered(tmp_path: Path, operator: FakeOperator) -> None:

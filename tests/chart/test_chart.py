@@ -160,13 +160,15 @@ def test_each_claim_of_the_host_root_is_one_volume() -> None:
     assert all(row["readOnly"] for row in mounts)
 
 
-def test_uninstall_keeps_crds_and_the_tracking_data() -> None:
+def test_uninstall_keeps_crds_the_tracking_data_and_the_certificate_that_pods_trust() -> None:
     documents = render()
-    for row in [
-        *of_kind(documents, "CustomResourceDefinition"),
-        *of_kind(documents, "PersistentVolumeClaim"),
-    ]:
-        assert row["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    kept = {
+        (row["kind"], row["metadata"]["name"])
+        for row in documents
+        if row["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
+    }
+    definitions = {("CustomResourceDefinition", path.stem) for path in (ROOT / "crds").glob("*.yaml")}
+    assert kept == definitions | {("PersistentVolumeClaim", "windlass-mlflow"), ("Secret", "windlass-tls")}
     released = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
     assert all("annotations" not in row["metadata"] for row in released)
 

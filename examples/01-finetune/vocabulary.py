@@ -30,6 +30,9 @@ TRAIN = Vocabulary(
         "{problem}. {priority}. {detail}.",
         "{greeting} {priority}. {problem}.",
         "{detail}. {problem}. {priority}.",
+        "{greeting} {problem}, {priority}, {detail}.",
+        "{priority}. {detail}. {problem}!",
+        "{greeting} {priority} - {problem}.",
     ),
     greetings=("Hello,", "Hi team,", "Good day,", "Hey there,", "Hi,"),
     details=(
@@ -41,14 +44,38 @@ TRAIN = Vocabulary(
         "I already restarted it",
     ),
     products={
-        "router": ("router", "wifi router", "mesh router", "internet router", "wifi box"),
-        "camera": ("camera", "security camera", "video camera", "outdoor camera", "doorbell camera"),
-        "thermostat": ("thermostat", "heating thermostat", "temperature control", "room thermostat"),
-        "speaker": ("speaker", "smart speaker", "bluetooth speaker", "voice speaker", "stereo"),
-        "lock": ("lock", "door lock", "smart lock", "deadbolt", "key lock"),
-        "vacuum": ("vacuum", "robot vacuum", "vacuum cleaner", "cleaning robot"),
-        "watch": ("watch", "fitness watch", "smart watch", "wrist watch", "sports watch"),
-        "printer": ("printer", "laser printer", "ink printer", "office printer", "document printer"),
+        "router": (
+            *("router", "wifi router", "mesh router", "internet router", "wifi box"),
+            *("access point", "network gateway", "dsl switch", "ethernet extender", "wlan station"),
+        ),
+        "camera": (
+            *("camera", "security camera", "video camera", "outdoor camera", "doorbell camera"),
+            *("camcorder", "baby monitor", "photo recorder", "night vision viewer", "dashcam"),
+        ),
+        "thermostat": (
+            *("thermostat", "heating thermostat", "temperature control", "room thermostat"),
+            *("furnace controller", "air conditioning panel", "warmth sensing knob", "heater display"),
+        ),
+        "speaker": (
+            *("speaker", "smart speaker", "bluetooth speaker", "voice speaker", "stereo"),
+            *("loudspeaker", "hifi system", "sound column", "party boombox", "headphone dock"),
+        ),
+        "lock": (
+            *("lock", "door lock", "smart lock", "deadbolt", "key lock"),
+            *("padlock", "door handle with code", "electronic door bar", "safe closure"),
+        ),
+        "vacuum": (
+            *("vacuum", "robot vacuum", "vacuum cleaner", "cleaning robot"),
+            *("carpet cleaner", "crumb collector", "dirt suction robot", "handheld cleaner"),
+        ),
+        "watch": (
+            *("watch", "fitness watch", "smart watch", "wrist watch", "sports watch"),
+            *("step counter", "heart rate band", "running tracker", "chronometer", "wearable clock"),
+        ),
+        "printer": (
+            *("printer", "laser printer", "ink printer", "office printer", "document printer"),
+            *("scanner", "fax unit", "paper press", "label plotter", "cartridge device"),
+        ),
     },
     problems={
         "billing": (
@@ -59,6 +86,8 @@ TRAIN = Vocabulary(
             "you took money for the {p} after I cancelled",
             "the subscription fee of the {p} went up without notice",
             "my credit card was debited for a {p} I never ordered",
+            "please send back the cash I spent on the {p}",
+            "the bill of the {p} has a tax mistake",
         ),
         "login": (
             "I cannot sign in to the {p} app",
@@ -68,6 +97,8 @@ TRAIN = Vocabulary(
             "my user name for the {p} is not accepted",
             "the {p} app logs me out every minute",
             "I lost access to my {p} account",
+            "the username and pin of the {p} do not work now",
+            "verification for the {p} login does not succeed",
         ),
         "outage": (
             "the {p} has been offline since this morning",
@@ -77,6 +108,8 @@ TRAIN = Vocabulary(
             "the {p} cannot be reached from anywhere",
             "the {p} stopped responding after the last update",
             "the {p} keeps disconnecting from the network",
+            "the {p} went dark last night",
+            "since noon the {p} shows no sign of life",
         ),
         "damage": (
             "the {p} arrived with a cracked case",
@@ -86,6 +119,8 @@ TRAIN = Vocabulary(
             "water got into the {p}",
             "the plastic of the {p} is bent and scratched",
             "a wire sticks out of the {p} and it smells burnt",
+            "somebody dropped the {p} and the lid came apart",
+            "the edge of the {p} is chipped and it leaks",
         ),
         "delivery": (
             "my {p} order has not been shipped",
@@ -95,6 +130,8 @@ TRAIN = Vocabulary(
             "half of the {p} delivery is missing",
             "the {p} should have been delivered last week",
             "the driver could not find us and took the {p} away",
+            "the mail man lost the box with my {p}",
+            "the {p} is stuck at the border with the transport company",
         ),
         "feature": (
             "please add a dark mode to the {p}",
@@ -104,6 +141,8 @@ TRAIN = Vocabulary(
             "we would like an option to export the {p} history",
             "the {p} should work with other brands",
             "a new feature for the {p}: show the weather",
+            "have you thought of a {p} a german language pack",
+            "maybe the {p} might learn to remind people of birthdays",
         ),
         "security": (
             "somebody else controls my {p}",
@@ -113,6 +152,8 @@ TRAIN = Vocabulary(
             "I found malware on the {p}",
             "the {p} sends my secrets to an unknown computer",
             "thieves could open the {p} without permission",
+            "an attacker watches us with the {p}",
+            "a trojan took over the {p} and copied our files",
         ),
     },
     priorities={
@@ -122,6 +163,11 @@ TRAIN = Vocabulary(
             "whenever you have a moment",
             "this is only a small thing",
             "it is not important, just a note",
+            "no need to react soon",
+            "it is okay if this takes long",
+            "a tiny detail without pressure",
+            "look at it next month",
+            "this can sleep a while",
         ),
         "normal": (
             "please help me with this",
@@ -129,6 +175,11 @@ TRAIN = Vocabulary(
             "an answer in a few days would be fine",
             "thanks for looking into it",
             "please tell me what to do",
+            "I hope to hear back from support",
+            "could somebody assist me",
+            "we need advice",
+            "the usual support is enough",
+            "help would be nice",
         ),
         "high": (
             "I need this fixed today",
@@ -136,6 +187,11 @@ TRAIN = Vocabulary(
             "it blocks our work",
             "please treat this with priority",
             "we cannot finish our project because of it",
+            "this must be done by noon",
+            "our team loses a lot of time with it",
+            "the customer presentation starts soon",
+            "it costs us money",
+            "handle this as fast as you can",
         ),
         "urgent": (
             "this is an emergency",
@@ -143,6 +199,11 @@ TRAIN = Vocabulary(
             "act now",
             "people are in danger",
             "this is extremely urgent, call me at once",
+            "everything is on fire, hurry",
+            "catastrophe, come right now",
+            "there is danger for life and health",
+            "we lose thousands each hour",
+            "drop all other things this instant",
         ),
     },
 )

@@ -5,6 +5,8 @@ UV := build/tools/bin/uv
 RUN := .venv/bin/python
 export UV_PYTHON = $(PYTHON)
 export PYTHONDONTWRITEBYTECODE =
+# Pods mount both environments read-only: what is not compiled at setup is compiled anew in every pod.
+export UV_COMPILE_BYTECODE = 1
 
 .PHONY: help demo test check crds docs lint format types cluster-up cluster-down images setup clean
 

@@ -134,3 +134,12 @@ def test_recipes_keep_torch_out_of_the_operator_and_run_as_nobody_special() -> N
     assert "--extra operator" in operator and "--extra train" not in operator
     assert "--extra train" in workload
     assert all("USER 1000:1000" in text and "--frozen" in text for text in (operator, workload))
+
+
+def test_programs_of_pods_come_compiled() -> None:
+    """Pods cannot write beside them: what is missing is compiled anew at each start (torch: ten seconds)."""
+    root = Path(__file__).resolve().parents[3]
+    for recipe in (root / "workloads" / "images").iterdir():
+        assert "--compile-bytecode" in recipe.read_text()
+    show = ["make", "--silent", "--eval", "show: ; @printenv UV_COMPILE_BYTECODE", "show"]
+    assert subprocess.run(show, cwd=root, capture_output=True, text=True, check=True).stdout == "1\n"

@@ -472,16 +472,28 @@ async def test_follower_does_not_obey_a_leader_of_an_older_attempt(tmp_path: Pat
 # --- what the agent weighs ---------------------------------------------------------------------
 
 
-def test_agent_imports_no_torch_and_stays_light() -> None:
-    code = (
-        "import sys, windlass_workloads.agent.__main__;"
-        "print([n for n in ('torch', 'transformers', 'numpy', 'mlflow') if n in sys.modules]);"
-        "print(next(l.split()[1] for l in open('/proc/self/status') if l.startswith('VmRSS')))"
-    )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'workloads'}"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    names, kilobytes = done.stdout.splitlines()
-    assert names == "[]"
-    assert int(kilobytes) < 48 * 1024
+WEIGHT = """
+import json, resource, sys
+import windlass_workloads.agent.__main__
+used = resource.getrusage(resource.RUSAGE_SELF)
+heavy = [name for name in ("torch", "transformers", "numpy", "mlflow") if name in sys.modules]
+resident = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS"))
+print(json.dumps([heavy, int(resident) / 1024, used.ru_utime + used.ru_stime]))
+"""
+
+
+def test_agent_imports_no_torch_and_stays_light(tmp_path: Path) -> None:
+    """At most 40 MB; 0.3 s on a core of its own, and the best of some tries for when it has none."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'workloads'}",
+        # Compiled once, as in an image: the first try pays for it.
+        "PYTHONPYCACHEPREFIX": str(tmp_path),
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
+    tries = [
+        json.loads(subprocess.check_output([sys.executable, "-c", WEIGHT], env=environment)) for _ in range(5)
+    ]
+    assert all(heavy == [] for heavy, _, _ in tries)
+    assert min(megabytes for _, megabytes, _ in tries) <= 40
+    assert min(seconds for _, _, seconds in tries) <= 0.5

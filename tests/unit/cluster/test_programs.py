@@ -16,14 +16,17 @@ MODULES = repository_root() / "cluster"
 
 @pytest.fixture
 def fake_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `go` that writes the wanted file and records its arguments and settings."""
+    """A `go` that writes the wanted files as Go names them, and records its arguments and settings."""
     log = tmp_path / "calls"
     folder = tmp_path / "path"
     folder.mkdir()
     script = (
         '#!/bin/sh\n[ "$1" = env ] && echo go1.26.8 && exit 0\n'
         f'echo "$CGO_ENABLED $GOTOOLCHAIN $GOFLAGS $*" >> {log}\n'
-        'while [ "$1" != -o ]; do shift; done\necho built > "$2"\n'
+        'while [ "$1" != -o ]; do shift; done\n'
+        'out="$2"; shift 2\n'
+        'case "$out" in */) for package; do echo built > "$out$(basename "$package")"; done ;; '
+        '*) echo built > "$out" ;; esac\n'
     )
     (folder / "go").write_text(script)
     (folder / "go").chmod(0o755)
@@ -44,7 +47,7 @@ def test_everything_is_built_once_and_then_found(fake_go: Path, tmp_path: Path) 
     assert set(built) == names | {"coredns", "pause"}
     assert all(path.read_text() == "built\n" for path in built.values())
     lines = fake_go.read_text().splitlines()
-    assert len(lines) == len(built)
+    assert len(lines) == len(binaries.MODULES), "programs of one module are built together"
     assert binaries.ensure(MODULES, tmp_path / "cache") == built
     assert fake_go.read_text().splitlines() == lines
 
@@ -59,8 +62,14 @@ def test_builds_are_static_pinned_and_stamped(fake_go: Path, tmp_path: Path) -> 
 
 def test_interrupted_build_is_not_taken_for_a_program(fake_go: Path, tmp_path: Path) -> None:
     first = binaries.ensure(MODULES, tmp_path / "cache")
-    first["kubelet"].rename(first["kubelet"].with_name(".kubelet.new"))
-    assert binaries.ensure(MODULES, tmp_path / "cache")["kubelet"].read_text() == "built\n"
+    left = first["kubelet"].parent / ".new"
+    left.mkdir()
+    first["kubelet"].rename(left / "kubelet")
+    again = binaries.ensure(MODULES, tmp_path / "cache")
+    assert again["kubelet"].read_text() == "built\n"
+    assert not left.exists()
+    only = fake_go.read_text().splitlines()[-1]
+    assert only.endswith("k8s.io/kubernetes/cmd/kubelet"), "what is there already is not built again"
 
 
 @pytest.mark.parametrize(

@@ -86,30 +86,37 @@ def ensure(modules_directory: Path, cache: Path) -> dict[str, Path]:
     """Every program's path, built where it is not in the cache yet. Raises ClusterError."""
     version = go_version()
     found: dict[str, Path] = {}
-    missing: list[tuple[Module, Path, str]] = []
+    missing: list[tuple[Module, Path]] = []
     for module in MODULES:
         target = cache / "bin" / module_hash(modules_directory / module.name, module, version)
-        for program in module.programs:
-            found[program] = target / program
-            if not found[program].exists():
-                missing.append((module, target, program))
-    for number, (module, target, program) in enumerate(missing, start=1):
-        say(f"building {program} ({number} of {len(missing)}; all take 6-11 minutes on 2 cores, once)")
-        _build(modules_directory / module.name, module, target=target, program=program)
+        programs = {name: target / name for name in module.programs}
+        found |= programs
+        if not all(path.exists() for path in programs.values()):
+            missing.append((module, target))
+    for number, (module, target) in enumerate(missing, start=1):
+        names = ", ".join(module.programs)
+        say(f"building {names} (part {number} of {len(missing)}; all take 6-11 minutes on 2 cores, once)")
+        _build(modules_directory / module.name, module, target)
     return found
 
 
-def _build(source: Path, module: Module, *, target: Path, program: str) -> None:
+def _build(source: Path, module: Module, target: Path) -> None:
+    """Build what is missing of a module in one go, so that one program compiles while another is linked."""
     target.mkdir(parents=True, exist_ok=True)
     with (target / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if (target / program).exists():
+        missing = {name: package for name, package in module.programs.items() if not (target / name).exists()}
+        if not missing:
             return
-        temporary = target / f".{program}.new"
+        temporary = target / ".new"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        # Of one program the output's name is ours to choose, of several Go's: the package's last part.
+        out = f"{temporary}/" if len(missing) > 1 else str(temporary / next(iter(missing)))
         done = subprocess.run(
             [
                 *("go", "build", "-trimpath", "-mod=readonly", "-ldflags", module.linker_flags),
-                *("-o", str(temporary), module.programs[program]),
+                *("-o", out, *missing.values()),
             ],
             cwd=source,
             env=_environment(),
@@ -119,8 +126,10 @@ def _build(source: Path, module: Module, *, target: Path, program: str) -> None:
             check=False,
         )
         if done.returncode != 0:
-            raise errors.build_failed(program, done.stdout[-1500:])
-        os.replace(temporary, target / program)
+            raise errors.build_failed(", ".join(missing), done.stdout[-1500:])
+        for name in missing:
+            os.replace(temporary / name, target / name)
+        shutil.rmtree(temporary)
 
 
 def _environment() -> dict[str, str]:

@@ -48,6 +48,8 @@ class World:
         self.tasks: dict[str, str] = {}
         self.deaf: set[str] = set()
         """Pods that orders to stop have not reached yet."""
+        self.claims_wait = False
+        """Whether claims stay unanswered: the store is slow."""
 
     @property
     def newest(self) -> int:
@@ -66,6 +68,8 @@ class World:
     def obey(self, command: ev.Command) -> None:
         if isinstance(command, ev.Claim):
             assert self.ended is None
+            if self.claims_wait:
+                return
             newest = max(self.checkpoints, key=lambda each: (each.step, each.incarnation), default=None)
             record = Incarnation(
                 incarnation=self.newest + 1,

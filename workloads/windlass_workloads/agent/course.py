@@ -71,6 +71,7 @@ class Course:
         self.recoveries: tuple[RecoveryRecord, ...] = ()
         self.last_failure: Failure | None = None
         self.verdict: Verdict | None = None
+        self.ended_whole = False
         self.wants_gang = False
         self.state: State | None = None
         self._reason_to_stop: Literal["Fault", "Leave", "Order"] = "Fault"
@@ -321,6 +322,7 @@ class Course:
         if self.clock is not None and self.clock.claimed_at and verdict.result != "Fenced":
             self._recovered(self.life, self._now)
         self.mode, self.verdict, self._deadline = Mode.ENDED, verdict, None
+        self.ended_whole = others
         if verdict.result == "Succeeded":
             self._out.append(ev.Remember((("finished", verdict.to_wire()),)))
         if verdict.result != "Fenced":

@@ -116,19 +116,24 @@ class Gang(Course):
 
     def _joined(self, event: ev.Joined) -> None:
         hello = event.hello
-        if self.mode is Mode.ENDED and self.verdict is not None:
-            self._out.append(ev.Tell(hello.pod_uid, Finish(verdict=self.verdict)))
-            return
+        fenced = Finish(verdict=Verdict(result="Fenced", incarnation=self.incarnation))
         if self.roster.outdated(hello) or hello.attempt < self.config.attempt:
-            fenced = Verdict(result="Fenced", incarnation=self.incarnation)
-            self._out.append(ev.Tell(hello.pod_uid, Finish(verdict=fenced)))
+            self._out.append(ev.Tell(hello.pod_uid, fenced))
+            return
+        if self.mode is Mode.ENDED:
+            # A leader that ended alone has no say over who serves its successor.
+            if self.verdict is not None and self.ended_whole:
+                self._out.append(ev.Tell(hello.pod_uid, Finish(verdict=self.verdict)))
             return
         older = self.roster.get(hello.index)
-        if older is not None and older.leaving_at is not None and older.busy and self.mode is Mode.SAVING:
-            self.roster.hold(hello)
-            return
         if older is not None:
+            replaced = older.hello.pod_uid != hello.pod_uid
+            if replaced and older.leaving_at is not None:
+                self.roster.hold(hello)
+                return
             self._lose(older)
+            if replaced:
+                self._tell(older, fenced)
         self.roster.add(hello)
         self._advance()
 

@@ -20,32 +20,25 @@ from contract.operator.harness import (
     service_token,
     start,
     until,
+    writes_by_resource,
 )
 from contract.server import Client
 
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases"
 
 
-def finish(cluster: Cluster, name: str) -> None:
-    """Play a run of one pod to its success."""
-    pod = f"{name}-0-1"
-    until(lambda: pod in cluster.pod_names(name), f"{pod} is made")
-    cluster.run_pod(pod)
-    verdict = {"result": "Succeeded", "step": 40, "incarnation": 1}
-    cluster.end_pod(pod, 0, json.dumps(verdict), "Completed")
-
-
 def test_finished_jobs_cost_no_write_and_little_memory(operator: Operator, cluster: Cluster) -> None:
+    """For as long as five renewals and a round of upkeep take; `make bench-idle` looks on for five minutes."""
     cluster.claims()
     names = [f"done-{number}" for number in range(20)]
     for name in names:
         cluster.submit(job(name, resources={"nodes": 1}))
     for name in names:
-        finish(cluster, name)
+        cluster.finish(name)
     for name in names:
         cluster.await_reason(name, "Completed", "Complete", 60)
     operator.await_rest()
-    before = operator.writes()
+    before, served = operator.writes(), writes_by_resource(cluster.api)
     versions = {name: cluster.job(name)["metadata"]["resourceVersion"] for name in names}
     renewals: set[str] = set()
 
@@ -56,6 +49,9 @@ def test_finished_jobs_cost_no_write_and_little_memory(operator: Operator, clust
     until(renewed, "the Lease is renewed five times", 40)
     # The first renewal may have been seen late, the last one counted early.
     assert operator.writes() - before <= len(renewals) + 1, "something else than the Lease was written"
+    assert set(writes_by_resource(cluster.api) - served) == {"leases"}, (
+        "the server counts kopf's writes as well"
+    )
     assert versions == {name: cluster.job(name)["metadata"]["resourceVersion"] for name in names}
     assert operator.resident_megabytes() <= 120
 
@@ -71,7 +67,7 @@ def test_the_operators_rights_suffice(operator: Operator, cluster: Cluster) -> N
 def test_events_tell_the_run(operator: Operator, cluster: Cluster) -> None:
     cluster.claims()
     cluster.submit(job("ft", resources={"nodes": 1}))
-    finish(cluster, "ft")
+    cluster.finish("ft")
     cluster.await_reason("ft", "Completed", "Complete")
     event = until(lambda: cluster.events("Completed"), "an event Completed")[0]
     assert event["regarding"]["kind"] == "FineTuneJob"
@@ -204,14 +200,19 @@ def test_a_standby_takes_over_after_a_release_and_after_a_kill(
         operator.await_ready().await_leading()
 
 
-def test_it_is_ready_after_little_work(api_server: Client, system: Path, tmp_path: Path) -> None:
-    one = start(api_server, system / "four", "operator-4")
-    try:
-        one.await_ready()
-        assert one.cpu_seconds() <= 3.0
-        assert one.resident_megabytes() <= 120
-    finally:
-        assert one.stop() == 0
+def test_it_is_ready_in_three_seconds_after_little_work(api_server: Client, system: Path) -> None:
+    """Three seconds from the process's start; the best of some, since other work may hold the cores."""
+    seconds, work = [], []
+    for _ in range(3):
+        one = start(api_server, system / "four", "operator-4")
+        try:
+            seconds.append(one.await_ready().seconds_since_start())
+            work.append(one.cpu_seconds())
+            assert one.resident_megabytes() <= 120
+        finally:
+            assert one.stop() == 0
+    assert min(seconds) <= 3.0
+    assert min(work) <= 2.0
 
 
 def test_an_operator_of_one_namespace_needs_rights_there_only(

@@ -56,7 +56,9 @@ def _type(schema: Schema) -> str:
         inner = _type(schema["items"])
         return f"list of {inner}" + _range(schema, "minItems", "maxItems")
     if "additionalProperties" in schema:
-        return "map of strings" + _range(schema, "minProperties", "maxProperties")
+        return f"map of {_type(schema['additionalProperties'])}s" + _range(
+            schema, "minProperties", "maxProperties"
+        )
     if schema["type"] == "integer":
         return "integer" + _range(schema, "minimum", "maximum")
     if schema.get("format") == "date-time":

@@ -304,6 +304,17 @@ class Counters(StatusModel):
     """Seconds of back-off so far."""
 
 
+class Charges(StatusModel):
+    """Lost pods charged to the budgets since a newer checkpoint; the leader keeps its own count of ranks."""
+
+    since_step: int = 0
+    """Newest verified step when the count began at zero."""
+    incarnation: int = 0
+    """Life of the gang that the count is about; a later one clears all but memory."""
+    used: dict[str, int] = {}
+    """Failures by class."""
+
+
 class JobStatus(StatusModel):
     """Status of a kind that trains to completion."""
 
@@ -343,6 +354,8 @@ class JobStatus(StatusModel):
     """The last failure."""
     counters: Counters = Field(default_factory=Counters)
     """Totals over the life of the run."""
+    charges: Charges | None = None
+    """Lost pods charged to recovery.budgets so far."""
     output: Output | None = None
     """The result, once there is one."""
     tracking: TrackingStatus | None = None

@@ -62,7 +62,7 @@ def test_configuration_has_one_retry_and_keeps_its_own_reason() -> None:
     first = charge(BudgetUse(), a_judgement(Kind.CONFIGURATION, reason="DataNotFound"), RECOVERY, place())
     second = charge(first.use, a_judgement(Kind.CONFIGURATION, reason="DataNotFound"), RECOVERY, place())
     assert (first.stop, first.rung) == (None, Rung.IN_PLACE)
-    assert (second.stop, second.message) == ("DataNotFound", "it broke")
+    assert (second.stop, second.message) == ("DataNotFound", "it broke. hint: mend it")
 
 
 @pytest.mark.fault("F27")

@@ -15,8 +15,13 @@ from windlass.core.failure.classify import Judgement
 
 def gave_up(judgement: Judgement, cost: Charge, now: float) -> Failure:
     """The last failure, when its budget or the breaker says that there is no further try."""
-    message = cost.message or judgement.message
-    update = {"reason": str(cost.stop), "message": message, "at": datetime.fromtimestamp(now, UTC)}
+    message, _, hint = cost.message.partition(". hint: ")
+    update = {
+        "reason": str(cost.stop),
+        "message": message or judgement.message,
+        "hint": hint or judgement.hint,
+        "at": datetime.fromtimestamp(now, UTC),
+    }
     return judgement.failure().model_copy(update=update)
 
 

@@ -106,7 +106,8 @@ def limit(judgement: Judgement, budgets: Budgets, *, used: int, same: int) -> tu
     """Why there is no further try, if so."""
     budget = budget_of(judgement.failure_class, budgets)
     if judgement.failure_class is FailureClass.CONFIGURATION:
-        return (judgement.reason, judgement.message) if used > CONFIGURATION_RETRIES else None
+        text = messages.hinted(judgement.message.rstrip("."), judgement.hint)
+        return (judgement.reason, text) if used > CONFIGURATION_RETRIES else None
     if budget is not None and used > budget:
         return Reason.BUDGET_EXHAUSTED, messages.budget_exhausted(
             judgement.failure_class, budget, judgement.message

@@ -15,7 +15,7 @@ from windlass.core.decision import Delete, Manifest
 from windlass.core.facts import Facts, Outcome, Slot
 from windlass.core.gang import next_attempt, replace_members
 from windlass.core.judges.lifecycle import fail, reason_named
-from windlass.core.judges.loss import Loss, charge_losses, losses, worst
+from windlass.core.judges.loss import Loss, charge_losses, charges_after, losses, worst
 from windlass.core.judges.world import waiting_trouble
 from windlass.core.plan import arithmetic_plan
 from windlass.core.render.pod import pod as render_pod
@@ -116,7 +116,7 @@ def member_is_lost(facts: Facts) -> Outcome | None:
         outcome = recreate(facts, cause.judgement.message, (row,), charge.delay_seconds)
     else:
         outcome = replace(facts, lost, row, charge.delay_seconds)
-    update = {"last_failure": failure} if cause.is_charged else {}
+    update = {"last_failure": failure, "charges": charges_after(facts, charge)} if cause.is_charged else {}
     absent = tuple(loss.name for loss in lost if loss.slot.pod is None)
     return Outcome(outcome.status.model_copy(update=update), confirm_absent=absent)
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 from windlass.api.contract import BudgetUse
 from windlass.api.meta import FailureClass
+from windlass.api.status import Charges
 from windlass.core import names
 from windlass.core.facts import Facts, Slot, parse_verdict
 from windlass.core.failure.budget import Charge, Place, charge
@@ -104,11 +105,9 @@ def is_vague(judgement: Judgement) -> bool:
 
 def charge_losses(facts: Facts, lost: tuple[Loss, ...]) -> Charge:
     """Charge the worst of them; one event is one failure, however many pods it took."""
-    judgement = worst(lost).judgement
-    kind = judgement.failure_class
     return charge(
-        BudgetUse(used={kind: used_before(facts, kind)}, since_step=facts.newest_step),
-        judgement,
+        charged_before(facts),
+        worst(lost).judgement,
         facts.spec.recovery,
         Place(
             verified_step=facts.newest_step,
@@ -118,13 +117,16 @@ def charge_losses(facts: Facts, lost: tuple[Loss, ...]) -> Charge:
     )
 
 
-def used_before(facts: Facts, kind: FailureClass) -> int:
-    """Failures of this class that no newer checkpoint and, but for memory, no incarnation followed."""
-    return sum(
-        1
-        for row in facts.status.recoveries
-        if row.failure_class is kind
-        and row.first_failed.rank is None
-        and row.resumed_step >= facts.newest_step
-        and (row.incarnation > facts.status.incarnation or kind is FailureClass.OUT_OF_MEMORY)
-    )
+def charged_before(facts: Facts) -> BudgetUse:
+    """The count so far. An incarnation that followed proves the pods sound, but says nothing of memory."""
+    stored = facts.status.charges or Charges()
+    over = facts.status.incarnation > stored.incarnation
+    kinds = (FailureClass.OUT_OF_MEMORY,) if over else tuple(FailureClass)
+    used = {kind: stored.used[kind] for kind in kinds if kind in stored.used}
+    return BudgetUse(used=used, since_step=stored.since_step)
+
+
+def charges_after(facts: Facts, made: Charge) -> Charges:
+    """The count as status keeps it: rows of recoveries are too few to count by."""
+    used = {str(kind): count for kind, count in made.use.used.items()}
+    return Charges(since_step=made.use.since_step, incarnation=facts.status.incarnation, used=used)

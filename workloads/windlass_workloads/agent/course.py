@@ -137,6 +137,8 @@ class Course:
         if back_off_seconds > 0:
             self.mode, self._next_claim = Mode.BACKING_OFF, claim
             self._deadline = self._now + back_off_seconds
+            charged = ev.Charged(incarnation=self.incarnation, budgets=self.budgets)
+            self._out.append(ev.Remember((("charged", charged.to_wire()),)))
             self._mark(State.BACK_OFF)
         else:
             self.mode, self._next_claim, self._deadline = Mode.CLAIMING, None, None

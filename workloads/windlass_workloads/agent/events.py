@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
+from windlass.api.base import StatusModel
 from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, Orders, Verdict
 from windlass.api.status import Plan, RecoveryRecord
 from windlass_workloads.agent.messages import Downward, Hello, Upward
@@ -27,6 +28,13 @@ class State(StrEnum):
     DOWN = "Down"
 
 
+class Charged(StatusModel):
+    """Budgets after a failure of this incarnation; they reach an incarnation file only after the back-off."""
+
+    incarnation: int
+    budgets: BudgetUse
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What earlier leaders of the run left in the store."""
@@ -40,6 +48,7 @@ class Memory:
     prepared: str | None = None
     plan: Plan | None = None
     finished: Verdict | None = None
+    charged: Charged | None = None
     recoveries: tuple[RecoveryRecord, ...] = ()
 
 

@@ -74,12 +74,15 @@ class Gang(Course):
         self.prepared, self.recoveries = memory.prepared, memory.recoveries
         if memory.finished is not None:
             self._end(memory.finished)
-        elif newest is None or memory.left == "Whole":
-            self.budgets = newest.budgets if newest is not None else self.budgets
+            return
+        if newest is not None:
+            self.budgets = newest.budgets
+            if memory.charged is not None and memory.charged.incarnation == newest.incarnation:
+                self.budgets = memory.charged.budgets
+        if newest is None or memory.left == "Whole":
             self._mark(State.STARTING)
             self._claim(None)
         else:
-            self.budgets = newest.budgets
             self._take_over(newest, memory)
 
     def _take_over(self, newest: Incarnation, memory: ev.Memory) -> None:

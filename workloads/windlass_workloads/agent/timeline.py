@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from windlass.api.base import StatusModel
 from windlass.api.contract import Timeline, Verdict
 from windlass.api.status import Output, Plan, RecoveryRecord, TrackingStatus
-from windlass_workloads.agent.events import Memory, State
+from windlass_workloads.agent.events import Charged, Memory, State
 
 Kind = TypeVar("Kind", bound=StatusModel)
 
@@ -122,6 +122,7 @@ def read_past(rows: Sequence[Mapping[str, Any]], last_sign: bytes | None) -> Pas
         prepared=facts.get("prepared"),
         plan=_model(Plan, facts.get("plan")),
         finished=_model(Verdict, facts.get("finished")),
+        charged=_model(Charged, facts.get("charged")),
         recoveries=tuple(recoveries),
     )
     return Past(

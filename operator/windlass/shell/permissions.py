@@ -37,7 +37,9 @@ CLUSTER_RULES: Final = (
     Rule(GROUP, ("finetunejobs",), (*READ, "delete")),
     Rule(GROUP, ("finetunejobs/status",), ("patch",)),
     Rule("", ("pods",), (*READ, "create", "delete")),
-    Rule("", ("services", "configmaps"), (*READ, "create", "patch")),
+    Rule("", ("services",), (*READ, "create", "patch")),
+    # `delete` is for the configuration of an attempt that is over.
+    Rule("", ("configmaps",), (*READ, "create", "patch", "delete")),
     Rule("networking.k8s.io", ("networkpolicies",), (*READ, "create", "patch")),
     Rule("", ("persistentvolumeclaims",), READ),
     # `list`: that a volume cannot be mounted is told by the kubelet's events only.

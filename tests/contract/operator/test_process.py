@@ -96,6 +96,11 @@ def test_the_report_service_points_at_the_leader(operator: Operator, api_server:
     assert body["ports"][0]["port"] == operator.report_port
 
 
+def slice_owners(api: Client) -> list[str]:
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{SYSTEM}/endpointslices/{SERVICE}-leader"
+    return [row["name"] for row in api.get(path).expect(200)["metadata"].get("ownerReferences", [])]
+
+
 def test_a_leaders_report_reaches_status(operator: Operator, cluster: Cluster, system: Path) -> None:
     cluster.claims()
     body = cluster.submit(job("ft", resources={"nodes": 1}))
@@ -184,6 +189,7 @@ def test_a_standby_takes_over_after_a_release_and_after_a_kill(
         third = start(api_server, system / "three", "operator-3").await_ready()
         second.kill()
         until(third.is_leading, "the next standby leads", 40)
+        until(lambda: slice_owners(api_server) == ["operator-3"], "the slice is the new leader's alone")
         for pod in ("ft-0-1", "ft-1-2"):
             cluster.run_pod(pod)
         until(

@@ -195,6 +195,10 @@ async def test_the_slice_is_written_once_and_again_only_when_it_differs(api: Fak
     assert body is not None
     body["endpoints"] = []
     assert await publish(client, SETTINGS, 8443)
+    body = api.get("endpointslices", "windlass-reports-leader", "windlass-system")
+    assert body is not None
+    body["metadata"]["ownerReferences"] = []
+    assert await publish(client, SETTINGS, 8443)
     await client.close()
 
 
@@ -206,6 +210,10 @@ def test_the_slice_names_service_family_and_port(address: str, family: str) -> N
     assert body["addressType"] == family
     assert body["metadata"]["labels"]["kubernetes.io/service-name"] == "windlass-reports"
     assert body["ports"] == [{"name": PORT_NAME, "port": 9443, "protocol": "TCP"}]
+    # It goes with its pod: agents are refused at once then, instead of waiting for an address that is gone.
+    assert body["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Pod", "name": "operator-1", "uid": "uid-1"}
+    ]
 
 
 async def test_a_new_certificate_serves_new_connections(tmp_path: Path) -> None:

@@ -143,11 +143,11 @@ def test_refused_report_is_undelivered_with_its_status(operator: FakeOperator, s
         deliver(operator.target, empty_report(), token_file=operator.token, ca_file=operator.ca)
 
 
-def test_an_operator_that_came_back_is_told_within_ten_seconds() -> None:
-    """A new installation has thirty seconds to take a run over, its own start included."""
+def test_an_operator_that_came_back_is_told_within_five_seconds() -> None:
+    """A new installation has thirty seconds to take a run over; an old Lease may take 17 of them."""
     pauses = [pause_after(failures, interval_seconds=2.0) for failures in range(1, 2000)]
     assert pauses[0] == 4.0 and pauses == sorted(pauses)
-    assert pauses[-1] == 10.0
+    assert pauses[-1] == 5.0
 
 
 def test_missing_token_is_undelivered(tmp_path: Path, operator: FakeOperator) -> None:

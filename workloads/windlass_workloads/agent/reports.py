@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS: Final = 5.0
 LEAST_INTERVAL_SECONDS: Final = 0.3
 # A new operator has 30 seconds to take a run over: its start, the Lease of the one before, and this.
-LONGEST_PAUSE_SECONDS: Final = 10.0
+LONGEST_PAUSE_SECONDS: Final = 5.0
 ANSWER_BYTES: Final = 1 << 20
 
 

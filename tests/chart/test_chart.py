@@ -85,6 +85,38 @@ def test_schema_refuses_unknown_and_wrong_values_by_name(values: dict[str, Any],
     assert name in str(caught.value)
 
 
+FREE_FORM = {"podAnnotations", "nodeSelector", "requests", "limits"}
+
+
+def sections(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Places of all blocks in the default values, except those whose keys are the user's."""
+    inner = [
+        place
+        for key, value in values.items()
+        if isinstance(value, dict) and key not in FREE_FORM
+        for place in sections(value, (*at, key))
+    ]
+    return [at, *inner]
+
+
+@pytest.mark.parametrize("place", sections(yaml.safe_load((CHART / "values.yaml").read_text())), ids=".".join)
+def test_every_block_of_the_values_refuses_what_it_does_not_know(place: tuple[str, ...]) -> None:
+    values: dict[str, Any] = {"surely-unknown": 1}
+    for key in reversed(place):
+        values = {key: values}
+    with pytest.raises(helm.HelmError, match="surely-unknown"):
+        helm.Chart.load(CHART).validate_schema(values)
+
+
+@pytest.mark.parametrize(
+    ("section", "listed"),
+    [("operator", "tolerations"), ("hostRoot", "operatorMounts"), ("hostRoot", "workloadMounts")],
+)
+def test_items_of_lists_refuse_what_they_do_not_know(section: str, listed: str) -> None:
+    with pytest.raises(helm.HelmError, match="surely-unknown"):
+        helm.Chart.load(CHART).validate_schema({section: {listed: [{"surely-unknown": "x"}]}})
+
+
 def test_rights_are_those_of_the_table() -> None:
     documents = render()
     assert of_kind(documents, "ClusterRole", "windlass-operator")[0]["rules"] == cluster_rules()

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from typing import Final
 
@@ -22,6 +23,7 @@ from windlass_workloads.checkpoint.store import GANG_KEY, RunStore
 LINE_LIMIT: Final = 16 << 20
 GREETING_SECONDS: Final = 3.0
 KEY_BYTES: Final = 32
+ATTEMPT: Final = re.compile(r"[0-9]{1,18}")
 
 
 class Refusal(Exception):
@@ -72,17 +74,26 @@ class Link:
         try:
             fields = json.loads(await self.line(GREETING_SECONDS))
             found = [fields[name] for name in names]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise Refusal("not a greeting") from error
-        if not all(isinstance(each, str) for each in found):
+        # Proofs are taken over these texts: letters beyond ASCII are in no greeting of ours.
+        if not all(isinstance(each, str) and each.isascii() for each in found):
             raise Refusal("not a greeting")
         return found
 
 
 def gang_key(store: RunStore) -> bytes | None:
-    """The key of this run's agents, or None before its first leader made it."""
+    """The key of this run's agents, or None before its first leader made it; Refusal when it is none."""
     data = store.read(GANG_KEY)
-    return bytes.fromhex(data.decode()) if data else None
+    if not data:
+        return None
+    try:
+        key = bytes.fromhex(data.decode())
+    except ValueError as error:
+        raise Refusal(f"{GANG_KEY} is damaged: {error}") from error
+    if len(key) != KEY_BYTES:
+        raise Refusal(f"{GANG_KEY} is damaged: it holds {len(key)} bytes, expected {KEY_BYTES}")
+    return key
 
 
 def make_gang_key(store: RunStore) -> bytes:
@@ -114,7 +125,7 @@ async def greet_follower(link: Link, key: bytes, attempt: int) -> Hello:
 async def greet_leader(link: Link, key: bytes, hello: Hello) -> None:
     """The follower's side. Refusal when the leader is of an older attempt or cannot prove itself."""
     challenge, attempt = await link.heard("challenge", "attempt")
-    if not attempt.isdigit() or int(attempt) < hello.attempt:
+    if not ATTEMPT.fullmatch(attempt) or int(attempt) < hello.attempt:
         raise Refusal("the leader is of an older attempt")
     mine, text = secrets.token_hex(KEY_BYTES), hello.model_dump_json(by_alias=True)
     await link.say(hello=text, challenge=mine, proof=_proof(key, "follower", challenge, mine, text))

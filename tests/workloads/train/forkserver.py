@@ -54,7 +54,8 @@ def run_rank(request: dict[str, Any], index: int) -> int:
     os.dup2(log, 2)
     os.environ.update({**environment_of(context), **request.get("environment", {})})
     channel = FileChannel(directory / f"events-{index}.jsonl", context.rank, request["actions"])
-    roots = Roots(Path(request["volumes"]), Path(request["secrets"]))
+    # A path with {rank} in it gives each rank volumes of its own, as another node might.
+    roots = Roots(Path(request["volumes"].replace("{rank}", str(index))), Path(request["secrets"]))
     if request.get("function"):
         import importlib
 

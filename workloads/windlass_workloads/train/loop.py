@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,9 +72,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
         saved = resumed
         for step in range(resumed + 1, job.shape.total_steps + 1):
             timer = StepTimer()
-            if step == resumed + 1:
-                report.forward(step)
-            done = take_step(job, step, timer)
+            done = take_step(job, step, timer, begin=report.forward if step == resumed + 1 else None)
             job.counters.update(step=step, tokens=job.counters["tokens"] + done.tokens)
             tell_step(job, report, tracker, step=step, done=done, timer=timer)
             last = step == job.shape.total_steps
@@ -117,11 +115,18 @@ def validate_if_due(
     return loss
 
 
-def take_step(job: Assembly, step: int, timer: StepTimer) -> Done:
-    """One optimiser step on the global batch; raises NotFinite on all ranks, before anything is saved."""
+def take_step(
+    job: Assembly, step: int, timer: StepTimer, *, begin: Callable[[int], None] | None = None
+) -> Done:
+    """One optimiser step on the global batch; raises NotFinite on all ranks, before anything is saved.
+
+    `begin` is told the step when its batches are made and the first forward is next.
+    """
     began = time.perf_counter()
     batches, totals = make_batches(job, step)
     timer.wait_over(began)
+    if begin is not None:
+        begin(step)
     loss = torch.zeros((), device=job.runtime.device)
     for place, batch in enumerate(batches):
         last = place == len(batches) - 1

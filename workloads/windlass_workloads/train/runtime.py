@@ -5,6 +5,8 @@ Made once per start. The process group's names carry the incarnation, so that ra
 
 from __future__ import annotations
 
+import socket
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,6 +20,7 @@ from windlass_workloads.train.meters import peak_of
 from windlass_workloads.train.ports import Channel
 
 RENDEZVOUS_SECONDS = 600
+LISTENER_POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,8 @@ def start(context: RankContext, channel: Channel) -> Runtime:
     store: Any = dist.HashStore()
     timeout = timedelta(seconds=RENDEZVOUS_SECONDS)
     if context.world_size > 1:
+        if context.rank != 0:
+            await_listener(context.master_address, context.master_port)
         store = dist.TCPStore(
             context.master_address, context.master_port, context.world_size, context.rank == 0, timeout
         )
@@ -91,6 +96,21 @@ def start(context: RankContext, channel: Channel) -> Runtime:
     runtime = Runtime(context, channel, device)
     runtime.barrier()
     return runtime
+
+
+def await_listener(address: str, port: int) -> None:
+    """Returns once somebody listens there, or after a while: the store then says what is wrong.
+
+    A TCPStore that is refused at first tries again only after most of a second, which a restart would pay each time.
+    """
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((address, port), timeout=RENDEZVOUS_SECONDS).close()
+        except OSError:
+            time.sleep(LISTENER_POLL_SECONDS)
+        else:
+            return
 
 
 def end() -> None:

@@ -175,8 +175,7 @@ class Actor:
     async def _delete_all(self, job: Json, deletes: Iterable[Delete]) -> None:
         namespace = job["metadata"]["namespace"]
         for delete in deletes:
-            cache = self._caches.pods if delete.kind == "Pod" else self._caches.jobs
-            known = cache.get(namespace, delete.name)
+            known = self._caches.of(delete.kind).get(namespace, delete.name)
             version = None
             if known is not None and known["metadata"]["uid"] == delete.uid:
                 version = known["metadata"].get("resourceVersion")

@@ -57,6 +57,10 @@ class Caches:
         }
     )
 
+    def of(self, kind: str) -> Cache:
+        """The cache of a kind that rounds write."""
+        return {"FineTuneJob": self.jobs, "Pod": self.pods, **self.children}[kind]
+
 
 @dataclass(slots=True)
 class Memory:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Final
 
 READ_BYTES: Final = 1 << 16
+LAST_READS: Final = 17
+"""As many reads as empty a pipe of 1 MiB, the most that a rank's may hold."""
 LINE_BYTES: Final = 1 << 20
 KEPT_LINES: Final = 200
 KEPT_CHARACTERS: Final = 2000
@@ -35,22 +37,29 @@ class LinePump:
         """Waits for the pipe's end, at most so long, and closes it: orphans may hold it open."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(self.ended), limit_seconds)
+        # A busy loop may not have come to read what is in the pipe; an orphan may go on to fill it.
+        for _ in range(LAST_READS):
+            if self.ended.done() or not self._take():
+                break
         self._close()
 
     def _read(self) -> None:
+        if not self._take():
+            self._close()
+
+    def _take(self) -> bool:
+        """Hands on what can be read now; False at the pipe's end."""
         try:
             data = os.read(self._descriptor, READ_BYTES)
         except BlockingIOError:
-            return
+            return True
         except OSError:
-            data = b""
-        if not data:
-            self._close()
-            return
+            return False
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()[-LINE_BYTES:]
         for line in lines:
             self._on_line(line)
+        return bool(data)
 
     def _close(self) -> None:
         if self.ended.done():

@@ -173,7 +173,7 @@ class Leader:
         result = await asyncio.to_thread(self._claims.claim, command, self._gang.incarnation)
         if isinstance(result, ev.Claimed):
             self._memoir.lead(result.record)
-            self._view.restarted(self._gang.step)
+            self._view.restarted(result.record)
             log.info(
                 "claimed",
                 extra={"incarnation": result.record.incarnation, "resume": result.record.resume or ""},

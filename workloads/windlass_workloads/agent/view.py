@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from windlass.api.contract import MemberReport, RankEvent, Report, RunConfig
+from windlass.api.contract import Incarnation, MemberReport, RankEvent, Report, RunConfig
 from windlass.api.meta import Phase
 from windlass.api.status import (
     CheckpointRecord,
@@ -57,10 +57,11 @@ class View:
         elif event.rank == 0:
             self._hear_first(event)
 
-    def restarted(self, step: int) -> None:
-        """A new incarnation begins at this step."""
+    def restarted(self, record: Incarnation) -> None:
+        """A new incarnation begins, at the step that it resumes from: progress within it never goes back."""
         self._step_seconds = None
         self.phase = None
+        step = resume_point(record).step
         self.progress = self.progress.model_copy(update={"step": step, "eta_seconds": None})
 
     def _hear_first(self, event: RankEvent) -> None:
@@ -140,7 +141,7 @@ def build_report(
         progress=view.progress.model_copy(update={"phase": phase}),
         plan=view.plan,
         checkpoints=view.checkpoints[: min(LEDGER_ROWS, config.spec.checkpoint.keep_last)],
-        resume=_resume(gang),
+        resume=resume_point(gang.record),
         recoveries=list(gang.recoveries[-RECOVERY_ROWS:]),
         restarts=len(gang.recoveries),
         lost_steps=sum(row.lost_steps for row in gang.recoveries),
@@ -164,8 +165,8 @@ def build_report(
     )
 
 
-def _resume(gang: Gang) -> ResumePoint:
-    record = gang.record
+def resume_point(record: Incarnation | None) -> ResumePoint:
+    """The checkpoint that an incarnation resumes from; empty when it begins at the beginning."""
     if record is None or record.resume is None:
         return ResumePoint()
     for each in record.accepted:

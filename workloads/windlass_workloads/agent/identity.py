@@ -156,7 +156,7 @@ def _text(environment: Mapping[str, str], name: str) -> str:
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     value = _text(environment, name)
-    if not value.isdigit():
+    if not (value.isascii() and value.isdigit()):
         raise StartError(
             f"env.{name}: is no number (got {value!r}); allowed 0 or more. hint: pods of a run are made by "
             "the operator, which sets it."

@@ -49,8 +49,10 @@ def encode(verdict: Verdict) -> bytes:
     if failure.evidence:
         shorter = failure.model_copy(update={"evidence": failure.evidence[1:]})
     else:
+        # Letters may take up to six bytes each: halve until it fits.
+        length = min(SHORT_TEXT, max(len(failure.message), len(failure.hint)) // 2)
         shorter = failure.model_copy(
-            update={"message": failure.message[:SHORT_TEXT], "hint": failure.hint[:SHORT_TEXT]}
+            update={"message": failure.message[:length], "hint": failure.hint[:length]}
         )
         if shorter == failure:
             return data[:MAXIMUM_BYTES]

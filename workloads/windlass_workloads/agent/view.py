@@ -112,14 +112,18 @@ class View:
 
 
 def phase_of(gang: Gang, view: View) -> Phase | None:
-    """What the gang as a whole is doing."""
+    """What the gang as a whole is doing; None from a failure to the next claim, and at the end.
+
+    The operator tells by this whether a lost pod belongs to the present incarnation or ends it.
+    """
     if gang.mode is Mode.PREPARING and gang.life is not None:
         return Phase.PREPARE
     if gang.mode is Mode.RUNNING:
         return view.phase or Phase.RENDEZVOUS
     if gang.mode is Mode.SAVING:
         return Phase.SAVE
-    return None if gang.mode is Mode.ENDED else Phase.IMPORTS
+    forming = gang.mode in (Mode.PREPARING, Mode.GATHERING) or gang.record is None
+    return Phase.IMPORTS if forming and gang.mode is not Mode.ENDED else None
 
 
 def build_report(

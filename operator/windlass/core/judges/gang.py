@@ -25,6 +25,8 @@ from windlass.core.status.conditions import find
 from windlass.core.status.progress import RECOVERY_ROWS, reason_of
 
 SILENCE_SECONDS = 60.0
+# Phases of a gang whose ranks have not been started yet.
+FORMING = (Phase.IMPORTS, Phase.PREPARE)
 REFUSAL_BASE_SECONDS = 5.0
 REFUSAL_LIMIT_SECONDS = 300.0
 
@@ -136,7 +138,7 @@ def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
     """What the operator knows of a restart; the leader's own row replaces it when the incarnation begins."""
     judged = cause.judgement
     return RecoveryRecord(
-        incarnation=facts.status.incarnation + 1,
+        incarnation=life_after(facts, cause),
         rung=rung,
         failure_class=judged.failure_class,
         first_failed=FailedRank(rank=None, pod=cause.name, node=judged.first_failed.node),
@@ -147,6 +149,20 @@ def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
         resumed_step=facts.newest_step,
         at=facts.now,
     )
+
+
+def life_after(facts: Facts, cause: Loss) -> int:
+    """The incarnation that begins with this loss: the next one, unless the leader has claimed it already.
+
+    A leader hears of a dead pod before the kubelet tells us. It has claimed once it misses the pod and its
+    ranks wait to be started; while it still stops them its report has no phase.
+    """
+    report, present = facts.report, facts.status.incarnation
+    if report is None or report.incarnation != present or report.phase not in FORMING:
+        return present + 1
+    pod_uid = cause.slot.pod.uid if cause.slot.pod is not None else cause.slot.member.pod_uid
+    listed = any(member.pod_uid == pod_uid for member in report.members)
+    return present + 1 if listed or present == 0 else present
 
 
 def old_pods_are_in_the_way(facts: Facts) -> Outcome | None:

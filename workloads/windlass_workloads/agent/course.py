@@ -227,6 +227,11 @@ class Course:
     def _someone_leaves(self) -> bool:
         return self._whole_leaves or bool(self.roster.leaving)
 
+    @property
+    def _all_leave(self) -> bool:
+        """Whether every pod of several was asked to end. One of one is replaced like any other pod."""
+        return len(self.roster.leaving) == self.config.spec.resources.nodes > 1
+
     def _let_go(self) -> None:
         """Lets leaving pods go; the others wait for their replacements, unless all leave."""
         life, leaving = self.life, self.roster.leaving
@@ -237,7 +242,7 @@ class Course:
             lost_steps=max(0, self.step - saved),
             incarnation=self.incarnation,
         )
-        whole = self._whole_leaves or len(leaving) == len(list(self.roster))
+        whole = self._whole_leaves or self._all_leave
         if whole or any(member.hello.index == 0 for member in leaving):
             self._end(verdict, others=whole)
             return

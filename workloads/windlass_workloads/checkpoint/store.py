@@ -22,6 +22,7 @@ from windlass_workloads.checkpoint.errors import STORE_FIELD, StoreUnusable
 
 INCARNATIONS: Final = "incarnations"
 PREPARED: Final = "prepared"
+MODEL: Final = "model.json"
 TRASH: Final = "trash"
 OUTPUT: Final = "output"
 LOGS: Final = "logs"
@@ -154,13 +155,17 @@ class RunStore:
         return path
 
     def append_line(self, relative: str, row: Mapping[str, object]) -> None:
-        """Adds one JSON line to a file; a torn last line after a crash is for the reader to skip."""
+        """Adds one JSON line to a file; a line torn by a crash stays by itself, for the reader to skip."""
         path = self.path(relative)
         path.parent.mkdir(parents=True, exist_ok=True)
         line = (json.dumps(row, separators=(",", ":")) + "\n").encode()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o640)
         try:
-            os.write(descriptor, line)
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            view = memoryview(b"\n" + line if torn else line)
+            while view:
+                view = view[os.write(descriptor, view) :]
         finally:
             os.close(descriptor)
 

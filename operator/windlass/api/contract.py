@@ -229,6 +229,7 @@ class Manifest(Model):
     files: list[FileEntry]
     files_digest: str = Field(description="sha256 over the sorted file entries; the checkpoint's digest.")
     data_digest: str | None = None
+    model_digest: str | None = Field(default=None, description="Fingerprint of the base model.")
     parent: str | None = None
     global_batch_size: int = 0
     seed: int = 0

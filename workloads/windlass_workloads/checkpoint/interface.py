@@ -55,6 +55,7 @@ class SaveFacts:
     """What the manifest says about the run beside what the context holds."""
 
     data_digest: str | None = None
+    model_digest: str | None = None
     precision: str = "FP32"
     skipped_windows: tuple[tuple[int, int], ...] = ()
 

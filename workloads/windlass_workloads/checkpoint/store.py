@@ -23,6 +23,7 @@ from windlass_workloads.checkpoint.errors import STORE_FIELD, StoreUnusable
 INCARNATIONS: Final = "incarnations"
 PREPARED: Final = "prepared"
 MODEL: Final = "model.json"
+MODEL: Final = "model.json"
 TRASH: Final = "trash"
 OUTPUT: Final = "output"
 LOGS: Final = "logs"

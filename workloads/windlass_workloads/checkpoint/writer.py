@@ -261,6 +261,7 @@ class CheckpointWriter:
             files=sorted(files, key=lambda entry: entry.path),
             files_digest=manifests.files_digest(files),
             data_digest=self.facts.data_digest,
+            model_digest=self.facts.model_digest,
             parent=self._parent,
             global_batch_size=training.global_batch_size,
             seed=training.seed,

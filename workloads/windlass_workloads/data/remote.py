@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from windlass.api.meta import FailureClass, Reason
 from windlass_workloads.data.errors import WorkloadError
-from windlass_workloads.data.sources import NOT_FOUND, Request
+from windlass_workloads.data.sources import NOT_FOUND, Found, Request
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
 
@@ -45,8 +46,8 @@ def parse_hub_name(request: Request, rest: str) -> HubName:
 
 def find_on_hub(
     request: Request, rest: str, *, cache: Path, token: str | None, progress: Callable[[str], None]
-) -> Path:
-    """Downloads a model (whole repository, safe files only) or one data file; returns its path in the cache."""
+) -> Found:
+    """Downloads a model (whole repository, safe files only) or one data file; says where it is in the cache."""
     from huggingface_hub import HfApi
 
     name = parse_hub_name(request, rest)
@@ -65,7 +66,7 @@ def find_on_hub(
         path = hub.hf_hub_download(
             name.repository, name.path, repo_type="dataset", revision=name.revision, cache_dir=cache
         )
-        return Path(path)
+        return Found(Path(path))
     except WorkloadError:
         raise
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -74,17 +75,19 @@ def find_on_hub(
 
 def _download_model(
     hub: Any, request: Request, name: HubName, *, cache: Path, progress: Callable[[str], None]
-) -> Path:
-    files = hub.list_repo_files(name.repository, revision=name.revision)
+) -> Found:
+    """Everything at one commit, also when somebody pushes meanwhile."""
+    info = hub.repo_info(name.repository, revision=name.revision)
+    files = [each.rfilename for each in info.siblings]
     check_safe(request, files)
     progress(
         f"downloading {sum(file.endswith('.safetensors') for file in files)} weight files of {request.uri}"
     )
     path = hub.snapshot_download(
-        name.repository, revision=name.revision, cache_dir=cache, allow_patterns=MODEL_FILES, max_workers=2
+        name.repository, revision=info.sha, cache_dir=cache, allow_patterns=MODEL_FILES, max_workers=2
     )
-    progress(f"downloaded {request.uri}")
-    return Path(path)
+    progress(f"downloaded {request.uri} at {info.sha}")
+    return Found(Path(path), info.sha)
 
 
 def check_safe(request: Request, files: list[str]) -> None:
@@ -139,8 +142,8 @@ class Registry:
     token: str | None
 
 
-def find_in_registry(request: Request, rest: str, registry: Registry) -> Path:
-    """Downloads mlflow://models:/name@alias (or /name/version) and returns the directory that holds config.json."""
+def find_in_registry(request: Request, rest: str, registry: Registry) -> Found:
+    """Downloads mlflow://models:/name@alias (or /name/version) and finds the directory that holds config.json."""
     uri = registry.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise WorkloadError(
@@ -150,20 +153,29 @@ def find_in_registry(request: Request, rest: str, registry: Registry) -> Path:
         )
     import mlflow
 
-    target = registry.cache / re.sub(r"[^\w.-]", "_", rest)
-    target.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(uri)
     if registry.token:
         os.environ["MLFLOW_TRACKING_TOKEN"] = registry.token
     try:
-        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=rest, dst_path=str(target)))
+        exact = version_uri(mlflow.MlflowClient(), rest)
+        target = registry.cache / re.sub(r"[^\w.-]", "_", exact)
+        # A try that was killed leaves a part, which must not count as the model.
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        path = Path(mlflow.artifacts.download_artifacts(artifact_uri=exact, dst_path=str(target)))
     except Exception as error:  # so does MLflow's
         raise WorkloadError(
             NOT_FOUND[request.kind],
             f"{request.field}: MLflow does not give {rest} (got {request.uri}): {str(error).splitlines()[0][:200]}.",
             hint="check the model's name and alias, and that the server is reachable from the job's namespace.",
         ) from error
-    if request.kind == "data":
-        return path
     holders = sorted(config.parent for config in path.rglob("config.json"))
-    return holders[0] if holders else path
+    return Found(holders[0] if holders else path, exact)
+
+
+def version_uri(client: Any, uri: str) -> str:
+    """models:/name@alias as models:/name/version, which does not move; any other URI as it is."""
+    name, separator, alias = uri.removeprefix("models:/").rpartition("@")
+    if not separator or not uri.startswith("models:/"):
+        return uri
+    return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"

@@ -1,7 +1,8 @@
 """Finds the file or directory behind a URI of the spec: pvc:// on a mounted claim, hf:// and mlflow:// by download.
 
-Called by prepare (models and data) and by training ranks (models, already cached by then). A path never leaves the
-claim it names, and a token is read from the mounted Secret only, never from the environment or the spec.
+Called by prepare (models and data) and by training ranks (models on a claim; of a remote one train/pin knows the place
+by then). A path never leaves the claim it names, and a token is read from the mounted Secret only, never from the
+environment or the spec.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Where a request led. `revision` says which of a moving name's contents that is; None for a claim."""
+
+    path: Path
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Finder:
     """Resolves requests; `cache` outlives the pod, `tracking_uri` serves mlflow:// URIs."""
 
@@ -48,9 +57,13 @@ class Finder:
 
     def find(self, request: Request) -> Path:
         """Local path of what the request names; WorkloadError ModelNotFound or DataNotFound if there is none."""
+        return self.look_up(request).path
+
+    def look_up(self, request: Request) -> Found:
+        """The path, and which revision a remote name stands for at this moment."""
         scheme, _, rest = request.uri.partition("://")
         if scheme == "pvc":
-            return find_on_claim(request, rest, self.roots)
+            return Found(find_on_claim(request, rest, self.roots))
         from windlass_workloads.data import remote
 
         token = read_token(request, self.roots)

@@ -25,8 +25,9 @@ from windlass_workloads.data.order import Order
 from windlass_workloads.data.sources import Finder, Roots
 from windlass_workloads.train import meters
 from windlass_workloads.train.adapters import add_adapter
-from windlass_workloads.train.model import LocalModel, check_length, find_model, load_model
+from windlass_workloads.train.model import LocalModel, check_length, load_model
 from windlass_workloads.train.objectives.supervised import takes_kept
+from windlass_workloads.train.pin import pinned_model
 from windlass_workloads.train.plan import Shape, shape_of
 from windlass_workloads.train.precision import Choice, choose
 from windlass_workloads.train.runtime import Runtime, hardware_of
@@ -109,7 +110,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     """A rank ready for its first step, with the state of context.resume if there is one. Collective."""
     context, spec = runtime.context, runtime.context.config.spec
     data = open_data(context.config, context.prepared or "")
-    local = find_model(spec.model, finder_of(context.config, roots))
+    local = pinned_model(context.config, finder_of(context.config, roots))
     check_length(local, spec.data.sequence_length)
     choice = choose(spec.training.precision, hardware_of(runtime.device))
     shape = shape_of(context.config, data.index, context.world_size)
@@ -128,14 +129,14 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     skipped: tuple[tuple[int, int], ...] = ()
     if context.resume is not None:
         manifest = reader.load(store=store, context=context, state=state)
-        check_same(manifest, spec, data.index)
+        check_same(manifest, spec, data.index, model_digest=local.digest)
         skipped = tuple(manifest.skipped_windows)
     writer = CheckpointWriter(
         store=store,
         context=context,
         channel=runtime.channel,
         state=state,
-        facts=SaveFacts(data.index.digest, choice.precision, skipped),
+        facts=SaveFacts(data.index.digest, local.digest, choice.precision, skipped),
         asynchronous=spec.checkpoint.asynchronous,
     )
     return Assembly(
@@ -156,17 +157,18 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     )
 
 
-def check_same(manifest: Manifest, spec: FineTuneJobSpec, index: Index) -> None:
-    """Refuses to go on from a checkpoint whose order of samples would no longer be this run's."""
+def check_same(manifest: Manifest, spec: FineTuneJobSpec, index: Index, *, model_digest: str) -> None:
+    """Refuses to go on from a checkpoint whose order of samples or base model would no longer be this run's."""
     facts = (
         ("spec.training.globalBatchSize", manifest.global_batch_size, spec.training.global_batch_size),
         ("spec.training.seed", manifest.seed, spec.training.seed),
         ("spec.data.sources", manifest.data_digest or index.digest, index.digest),
+        ("spec.model.uri", manifest.model_digest or model_digest, model_digest),
     )
     for field_name, saved, now in facts:
         if saved != now:
             raise WorkloadError(
                 Reason.CONFIGURATION,
                 f"{field_name}: differs from the checkpoint at step {manifest.step} (got {now}); allowed {saved}.",
-                hint="undo the change, or create a new job; a run's order of samples never changes.",
+                hint="undo the change, or create a new job; a run's base model and order of samples never change.",
             )

@@ -21,6 +21,7 @@ from windlass_workloads.data.chat import PLAIN_TEMPLATE
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.data.remote import check_safe
 from windlass_workloads.data.sources import Finder, Request
+from windlass_workloads.train.fingerprint import fingerprint
 
 FIELD = "spec.model.uri"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -28,11 +29,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model directory that passed the checks; `config` is its config.json."""
+    """A model directory that passed the checks; `config` is its config.json, `digest` its fingerprint."""
 
     uri: str
     directory: Path
     config: dict[str, Any]
+    digest: str
 
     @property
     def context_length(self) -> int | None:
@@ -47,25 +49,29 @@ class LocalModel:
 
 def find_model(source: ModelSource, finder: Finder) -> LocalModel:
     """The checked local directory of the spec's model."""
-    directory = finder.find(Request(source.uri, FIELD, "model", source.secret_ref))
+    return read_model(source.uri, finder.find(Request(source.uri, FIELD, "model", source.secret_ref)))
+
+
+def read_model(uri: str, directory: Path) -> LocalModel:
+    """Checks a local directory and describes it; `uri` is for messages."""
     if not (directory / "config.json").is_file():
         names = (
             sorted(path.name for path in directory.iterdir())[:8] if directory.is_dir() else [directory.name]
         )
         raise WorkloadError(
             Reason.MODEL_NOT_FOUND,
-            f"{FIELD}: no config.json there (got {source.uri} with {', '.join(names) or 'nothing'}).",
+            f"{FIELD}: no config.json there (got {uri} with {', '.join(names) or 'nothing'}).",
             hint="name the directory of a Hugging Face model (config.json, *.safetensors, tokenizer.json).",
         )
     files = [path.name for path in directory.iterdir()]
-    check_safe(Request(source.uri, FIELD, "model"), files)
+    check_safe(Request(uri, FIELD, "model"), files)
     if not any(name.endswith(".safetensors") for name in files):
         raise WorkloadError(
             Reason.MODEL_NOT_FOUND,
-            f"{FIELD}: no weights there (got {source.uri}); allowed *.safetensors.",
+            f"{FIELD}: no weights there (got {uri}); allowed *.safetensors.",
             hint="copy the model's weight files beside its config.json.",
         )
-    return LocalModel(source.uri, directory, _read_config(source.uri, directory))
+    return LocalModel(uri, directory, _read_config(uri, directory), fingerprint(directory))
 
 
 def _read_config(uri: str, directory: Path) -> dict[str, Any]:

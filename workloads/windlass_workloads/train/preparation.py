@@ -18,11 +18,11 @@ from windlass_workloads.train.assembly import finder_of
 from windlass_workloads.train.meters import count_parameters
 from windlass_workloads.train.model import (
     check_length,
-    find_model,
     load_tokenizer,
     make_shapes,
     tokenizer_digest,
 )
+from windlass_workloads.train.pin import pin_model
 from windlass_workloads.train.plan import make_plan, shape_of
 from windlass_workloads.train.ports import Channel, Reporter
 from windlass_workloads.train.precision import choose
@@ -43,7 +43,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     finder = finder_of(context.config, roots)
     choice = choose(spec.training.precision, hardware_of(pick_device(context)))
     check()
-    local = find_model(spec.model, finder)
+    local = pin_model(context.config, finder)
     check_length(local, spec.data.sequence_length)
     tokenizer, warnings = load_tokenizer(local)
     model = make_shapes(local)

@@ -154,7 +154,7 @@ def test_weight_does_not_change_what_it_weighs() -> None:
     ("spec", "fields", "seconds"),
     [
         ({}, {}, None),
-        ({"activeDeadlineSeconds": 120}, {"started_at": at(5)}, 65.0),
+        ({"activeDeadlineSeconds": 120}, {"started_at": at(5)}, 60.0),
         ({"startDeadlineSeconds": 90}, {}, 30.0),
         ({"startDeadlineSeconds": 90}, {"started_at": at(5)}, None),
         ({"activeDeadlineSeconds": 120, "suspend": True}, {"started_at": at(5)}, None),

@@ -194,31 +194,39 @@ def is_resumed(facts: Facts) -> Outcome | None:
 
 def deadline_passed(facts: Facts) -> Outcome | None:
     """Neither waiting nor working lasts longer than the spec allows; suspended time does not count."""
-    if until_deadline(facts) != 0.0:
+    nearest = next_deadline(facts)
+    if nearest is None or facts.now < nearest[0]:
         return None
-    if facts.status.started_at is not None:
-        reason = Reason.DEADLINE_EXCEEDED
-        text = messages.deadline_exceeded(facts.spec.active_deadline_seconds or 0)
+    reason = nearest[1]
+    waited_for = last_words(facts) if facts.status.started_at is None else ""
+    if reason is Reason.START_DEADLINE_EXCEEDED:
+        text = messages.start_deadline_exceeded(facts.spec.start_deadline_seconds or 0, waited_for)
     else:
-        ready = find(facts.job.status.conditions, ConditionType.READY)
-        last = f"{ready.reason}: {ready.message}" if ready is not None else "nothing was made yet"
-        reason = Reason.START_DEADLINE_EXCEEDED
-        text = messages.start_deadline_exceeded(
-            facts.spec.start_deadline_seconds or 0, last.split(". hint: ")[0]
-        )
+        text = messages.deadline_exceeded(facts.spec.active_deadline_seconds or 0, waited_for)
     message, _, hint = text.partition(". hint: ")
     found = Failure(reason=reason, failure_class=FailureClass.CONFIGURATION, message=message, hint=hint)
     return fail(facts, reason, found, text)
 
 
+def last_words(facts: Facts) -> str:
+    """What the run was waiting for, without the hint."""
+    ready = find(facts.job.status.conditions, ConditionType.READY)
+    text = f"{ready.reason}: {ready.message}" if ready is not None else "nothing was made yet"
+    return text.split(". hint: ")[0]
+
+
+def next_deadline(facts: Facts) -> tuple[datetime, Reason] | None:
+    """The next deadline and what it means to miss it, None if there is none. Both count from creation."""
+    spec, status = facts.spec, facts.status
+    limits = [(spec.active_deadline_seconds, Reason.DEADLINE_EXCEEDED)]
+    if status.started_at is None:
+        limits.insert(0, (spec.start_deadline_seconds, Reason.START_DEADLINE_EXCEEDED))
+    begin = facts.job.created_at + timedelta(seconds=status.counters.suspended_seconds)
+    ends = [(begin + timedelta(seconds=limit), reason) for limit, reason in limits if limit is not None]
+    return min(ends, key=lambda end: end[0], default=None)
+
+
 def until_deadline(facts: Facts) -> float | None:
     """Seconds until the next deadline, None if there is none."""
-    spec, status = facts.spec, facts.status
-    paused = timedelta(seconds=status.counters.suspended_seconds)
-    if status.started_at is not None and spec.active_deadline_seconds is not None:
-        end = status.started_at + paused + timedelta(seconds=spec.active_deadline_seconds)
-    elif status.started_at is None and spec.start_deadline_seconds is not None:
-        end = facts.job.created_at + paused + timedelta(seconds=spec.start_deadline_seconds)
-    else:
-        return None
-    return max((end - facts.now).total_seconds(), 0.0)
+    nearest = next_deadline(facts)
+    return None if nearest is None else max((nearest[0] - facts.now).total_seconds(), 0.0)

@@ -229,10 +229,11 @@ def budget_exhausted(failure_class: FailureClass, budget: int, last: str) -> str
     )
 
 
-def deadline_exceeded(seconds: int) -> str:
-    """DeadlineExceeded."""
+def deadline_exceeded(seconds: int, waiting_for: str = "") -> str:
+    """DeadlineExceeded; `waiting_for` is what kept a run from starting."""
+    last = f"; last: {waiting_for.rstrip('.')}" if waiting_for else ""
     return hinted(
-        f"the run took longer than activeDeadlineSeconds ({seconds})",
+        f"the run took longer than activeDeadlineSeconds ({seconds}){last}",
         "checkpoints stay; give a new job a longer deadline",
     )
 

@@ -91,6 +91,8 @@ class FakeOperator:
         self.paths: list[str] = []
         self.orders = Orders()
         self.status = 200
+        self.body: bytes | None = None
+        """Answered instead of the orders."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -99,7 +101,7 @@ class FakeOperator:
                 outer.bearers.append(self.headers["Authorization"])
                 outer.paths.append(self.path)
                 outer.reports.append(Report.model_validate_json(body))
-                answer = json.dumps(outer.orders.to_wire()).encode()
+                answer = json.dumps(outer.orders.to_wire()).encode() if outer.body is None else outer.body
                 self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()

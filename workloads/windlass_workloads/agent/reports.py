@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import ValidationError
-
 from windlass.api.contract import Orders, Report, ReportTarget
 
 log = logging.getLogger(__name__)
@@ -28,6 +26,7 @@ TIMEOUT_SECONDS: Final = 5.0
 LEAST_INTERVAL_SECONDS: Final = 0.3
 # A new operator has 30 seconds to take a run over: its start, the Lease of the one before, and this.
 LONGEST_PAUSE_SECONDS: Final = 5.0
+FAREWELL_PAUSE_SECONDS: Final = 0.5
 ANSWER_BYTES: Final = 1 << 20
 
 
@@ -78,7 +77,7 @@ def deliver(target: ReportTarget, report: Report, *, token_file: Path, ca_file: 
         raise Undelivered(f"status {answer.status}: {body[:200].decode(errors='replace')}")
     try:
         return Orders.model_validate(json.loads(body))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise Undelivered("the answer is no order") from error
 
 
@@ -128,9 +127,12 @@ class Reporter:
                 await asyncio.wait_for(self._report(), deadline - time.monotonic())
             except TimeoutError:
                 return
+            except Exception:  # a report that cannot be made must not take the verdict with it
+                log.exception("report failed")
+                return
             if not self._failures:
                 return
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(FAREWELL_PAUSE_SECONDS)
 
     async def _wait(self, seconds: float) -> None:
         try:

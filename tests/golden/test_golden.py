@@ -15,15 +15,26 @@ import yaml
 
 from unit.core.builders import SETTINGS
 from windlass.api.contract import Report
+from windlass.api.meta import FailureClass, Reason, Rung
+from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.decision import Decision
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView
+from windlass.core.facts import gather
+from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
 HERE = Path(__file__).parent
+# Told by a verdict (each like the others, see 16 and 22 to 25), by another condition, or by events only.
+AGENTS_OWN = {
+    *(Reason.CRASH, Reason.OUT_OF_MEMORY, Reason.PREEMPTED, Reason.STORAGE),
+    *(Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.DATA_EMPTY, Reason.MODEL_NOT_FOUND),
+    *(Reason.MODEL_FORMAT_UNSAFE, Reason.SEQUENCE_TOO_LONG, Reason.PRECISION_UNSUPPORTED),
+    *(Reason.CHECKPOINT_UNUSABLE, Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED),
+    *(Reason.RANK_FAILED, Reason.RECOVERED, Reason.CHECKPOINT_COMMITTED),
+}
 INPUTS = sorted(HERE.glob("*.input.yaml"))
 
 
-def decided(world: dict[str, Any]) -> Decision:
+def seen_in(world: dict[str, Any]) -> tuple[Job, Observed, datetime]:
     job = Job.from_wire(world["job"])
     report = Report.model_validate(world["report"]) if "report" in world else None
     seen = Observed(
@@ -32,8 +43,17 @@ def decided(world: dict[str, Any]) -> Decision:
         claims=tuple(ClaimView.from_wire(body) for body in world.get("claims", ())),
         report=report,
         heard_at=report.sent_at if report is not None else None,
+        refusals=tuple(refusal(item) for item in world.get("refusals", ())),
     )
-    return decide(job, seen, datetime.fromisoformat(world["now"]), SETTINGS)
+    return job, seen, datetime.fromisoformat(world["now"])
+
+
+def decided(world: dict[str, Any]) -> Decision:
+    return decide(*seen_in(world), SETTINGS)
+
+
+def refusal(item: dict[str, Any]) -> Refusal:
+    return Refusal(**item | {"reason": Reason(item["reason"]), "at": datetime.fromisoformat(item["at"])})
 
 
 def written(decision: Decision) -> dict[str, Any]:
@@ -63,3 +83,38 @@ def test_situation_leads_to_the_decision_on_file(path: Path, update: bool) -> No
 def test_every_output_has_its_input() -> None:
     outputs = {path.name.removesuffix(".output.yaml") for path in HERE.glob("*.output.yaml")}
     assert outputs == {path.name.removesuffix(".input.yaml") for path in INPUTS}
+
+
+def outputs() -> list[dict[str, Any]]:
+    return [yaml.safe_load(path.read_text()) for path in sorted(HERE.glob("*.output.yaml"))]
+
+
+def test_pairs_are_numbered_without_a_gap() -> None:
+    assert [int(path.name[:2]) for path in INPUTS] == list(range(1, len(INPUTS) + 1))
+
+
+def test_every_judge_speaks_in_some_pair() -> None:
+    speaking = set()
+    for path in INPUTS:
+        facts = gather(*seen_in(yaml.safe_load(path.read_text())), SETTINGS)
+        speaking.add(next(judge.__name__ for judge in FINETUNE_CHAIN if judge(facts) is not None))
+    assert speaking == {judge.__name__ for judge in FINETUNE_CHAIN}
+
+
+def test_every_class_and_rung_is_shown() -> None:
+    rows = [row for each in outputs() for row in (each.get("status") or {}).get("recoveries", ())]
+    ends = [(each.get("status") or {}).get("lastFailure") for each in outputs()]
+    assert {row["class"] for row in rows} | {end["class"] for end in ends if end} == set(FailureClass)
+    assert {row["rung"] for row in rows} == set(Rung)
+
+
+def test_every_state_that_the_operator_can_write_is_shown() -> None:
+    """Reasons of Ready but for those that only an agent's own failure can name."""
+    shown = {
+        item["reason"]
+        for each in outputs()
+        for item in (each.get("status") or {}).get("conditions", ())
+        if item["type"] == "Ready"
+    }
+    states = set(Reason) - AGENTS_OWN - {Reason.AS_EXPECTED}
+    assert states - shown == set()

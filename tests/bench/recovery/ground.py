@@ -60,11 +60,14 @@ class Ground:
         return float(said.split("killed", 1)[1].split()[0])
 
     def manifest(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        """The example's job (SmolLM2-135M, LoRA r 16, two pods of one rank) with changes to blocks of its spec."""
+        """The example's job (SmolLM2-135M, LoRA r 16, two pods of one rank) with blocks of its spec changed; None removes."""
         made = command.manifest(self.demo)
         made["metadata"] = {"name": name, "namespace": self.access.namespace}
         for key, value in changes.items():
-            made["spec"][key] = {**made["spec"].get(key, {}), **value}
+            if value is None:
+                made["spec"].pop(key, None)
+            else:
+                made["spec"][key] = {**made["spec"].get(key, {}), **value}
         return made
 
 

@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
         "precision": "FP32",
     },
     "checkpoint": {"everySteps": 2, "export": "None", "mergeAdapter": False},
+    "tracking": None,
 }
 
 

@@ -31,7 +31,7 @@ from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint.deepspeed import DeepSpeedState
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced
 from windlass_workloads.checkpoint.reader import load
-from windlass_workloads.checkpoint.state import TorchState
+from windlass_workloads.checkpoint.state import ReplicatedState, TorchState
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.writer import CheckpointWriter
 from workloads.checkpoint.support import Events, context, incarnation
@@ -80,9 +80,11 @@ class Run:
         trained = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-2)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1 / (1 + step))
-        self.state: Any = TorchState(
+        # A DDP run of before "flat" saved by name; such checkpoints must stay readable.
+        by_name = strategy == "FSDP" or args.get("by_name")
+        self.state: Any = (TorchState if by_name else ReplicatedState)(
             strategy=strategy,
-            model=self.model,
+            model=self.model if by_name else getattr(self.model, "module", self.model),
             optimizer=self.optimizer,
             scheduler=self.scheduler,
             counters=self.counters,

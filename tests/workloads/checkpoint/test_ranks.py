@@ -171,6 +171,24 @@ def test_ddp_and_fsdp_read_each_others_checkpoints(gang: Gang, store: RunStore) 
     assert after[0]["losses"] == pytest.approx(whole[0]["losses"][3:], rel=1e-5)
 
 
+def test_what_ddp_once_saved_by_name_is_still_read(gang: Gang, store: RunStore) -> None:
+    whole = gang(root=store.root, strategy="DDP", by_name=True, total=6, save_at=[3])
+    after = gang(root=store.root, strategy="DDP", total=6, resume=AT_THREE, seed=99)
+    for before, resumed in zip(whole, after, strict=True):
+        assert resumed["losses"] == before["losses"][3:]
+        assert resumed["digest"] == before["digest"]
+
+
+def test_fsdp_reads_ddp_and_ddp_reads_that_again(gang: Gang, store: RunStore) -> None:
+    whole = gang(root=store.root, strategy="DDP", dropout=0.0, frozen=True, total=9, save_at=[3])
+    middle = gang(
+        root=store.root, strategy="FSDP", dropout=0.0, frozen=True, total=6, resume=AT_THREE, save_at=[6]
+    )
+    last = gang(root=store.root, strategy="DDP", dropout=0.0, frozen=True, total=9, resume="step-00000006.i1")
+    losses = whole[0]["losses"][:3] + middle[0]["losses"] + last[0]["losses"]
+    assert losses == pytest.approx(whole[0]["losses"], rel=1e-5)
+
+
 def test_a_model_of_another_shape_is_evidence_not_a_crash(gang: Gang, store: RunStore) -> None:
     gang(root=store.root, strategy="DDP", total=3, save_at=[3], frozen=True)
     for answer in gang(root=store.root, strategy="DDP", total=4, resume=AT_THREE):

@@ -1,7 +1,7 @@
 """What the training loop hands to saves and loads, and what it gets back. No torch at import.
 
-Implemented by state.TorchState (DDP, FSDP) and deepspeed.DeepSpeedState. Must never know how bytes
-reach the store.
+Implemented by state.ReplicatedState (DDP), state.TorchState (FSDP) and deepspeed.DeepSpeedState. Must never
+know how bytes reach the store.
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ class StateAdapter(Protocol):
     format: Literal["DCP", "DeepSpeed"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Nested dictionary of this rank's live tensors, DTensors and plain values; nothing is copied."""
+        """What is saved: nested, of this rank's live tensors, DTensors, EndToEnds and plain values; not copied."""
+
+    def by_name(self) -> dict[str, Any]:
+        """Live tensors by name, for a checkpoint that was saved so to be loaded into."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a dictionary of the same form, already filled with what the checkpoint holds."""
+        """Takes over a `by_name`, already filled with what the checkpoint holds."""
+
+    def load_flat(self, state: dict[str, Any]) -> None:
+        """Takes over what was saved in the form of `flat`."""
 
 
 class DirectoryAdapter(Protocol):

@@ -18,8 +18,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from windlass.api.contract import FileEntry, Manifest, RankContext
+from windlass_workloads.checkpoint import flat, randomness
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint import randomness
 from windlass_workloads.checkpoint.errors import CheckpointUnusable
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
@@ -120,22 +120,23 @@ def _require_fitting(
 def _load_dcp(directory: Path, state: StateAdapter, group: SaveGroup) -> dict[str, Any] | None:
     """Loads into the live tensors; returns this rank's generators, None when the checkpoint has none."""
     storage = FileSystemReader(directory)
+    stored = storage.read_metadata().state_dict_metadata
+    laid = flat.is_flat(stored)
     key = randomness.key_of(group.rank)
-    known = any(name.startswith(f"random.{key}.") for name in storage.read_metadata().state_dict_metadata)
-    target: dict[str, Any] = {"state": state.state_dict()}
+    target: dict[str, Any] = {"state": flat.buffers(stored) if laid else state.by_name()}
+    known = any(name.startswith(f"random.{key}.") for name in stored)
     if known:
-        target["random"] = {key: _known_only(randomness.capture(), key, storage)}
+        # Only what the checkpoint has too: a run may move from an accelerator to a CPU.
+        mine = randomness.capture()
+        target["random"] = {key: {name: mine[name] for name in mine if f"random.{key}.{name}" in stored}}
     process_group = group.process_group
     dcp.load(target, storage_reader=storage, process_group=process_group, no_dist=process_group is None)
-    state.load_state_dict(target["state"])
+    if laid:
+        state.load_flat(target["state"])
+    else:
+        state.load_state_dict(target["state"])
     generators: dict[str, Any] | None = target["random"][key] if known else None
     return generators
-
-
-def _known_only(captured: dict[str, Any], key: str, storage: FileSystemReader) -> dict[str, Any]:
-    """The generators that the checkpoint has too: a run may move from an accelerator to a CPU."""
-    stored = storage.read_metadata().state_dict_metadata
-    return {name: value for name, value in captured.items() if f"random.{key}.{name}" in stored}
 
 
 def _unloadable(name: str, error: BaseException) -> CheckpointUnusable:

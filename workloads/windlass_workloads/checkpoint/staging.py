@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
+from windlass_workloads.checkpoint.flat import EndToEnd
+
 
 class Staging:
     """Buffers by the path of their value in the state dictionary."""
@@ -30,6 +32,8 @@ class Staging:
         if isinstance(value, DTensor):
             local = self._copy_tensor(value.to_local(), path)
             return DTensor(local, value._spec, requires_grad=False)
+        if isinstance(value, EndToEnd):
+            return value.copy_into(self._buffer(path, torch.Size([value.size]), value.tensors[0]))
         if isinstance(value, torch.Tensor):
             return self._copy_tensor(value, path)
         if isinstance(value, dict):
@@ -39,9 +43,12 @@ class Staging:
         return value
 
     def _copy_tensor(self, tensor: torch.Tensor, path: tuple[object, ...]) -> torch.Tensor:
-        buffer = self._buffers.get(path)
-        if buffer is None or buffer.shape != tensor.shape or buffer.dtype != tensor.dtype:
-            pinned = tensor.is_cuda
-            buffer = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pinned)
-            self._buffers[path] = buffer
+        buffer = self._buffer(path, tensor.shape, tensor)
         return buffer.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+
+    def _buffer(self, path: tuple[object, ...], shape: torch.Size, like: torch.Tensor) -> torch.Tensor:
+        buffer = self._buffers.get(path)
+        if buffer is None or buffer.shape != shape or buffer.dtype != like.dtype:
+            buffer = torch.empty(shape, dtype=like.dtype, device="cpu", pin_memory=like.is_cuda)
+            self._buffers[path] = buffer
+        return buffer

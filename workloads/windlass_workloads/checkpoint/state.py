@@ -18,6 +18,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from windlass_workloads.checkpoint import flat
+
 
 class Scheduler(Protocol):
     """A learning-rate schedule whose state is JSON-ready."""
@@ -53,21 +55,105 @@ class TorchState:
 
     def state_dict(self) -> dict[str, Any]:
         """Live tensors by name; small values as one JSON text, which keeps the number of items low."""
-        plain = {
-            "counters": self.counters,
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-        }
+        return self.by_name()
+
+    def by_name(self) -> dict[str, Any]:
+        """The same, whatever form is saved: what a checkpoint saved by name is loaded into."""
         return {
             "model": get_model_state_dict(self.model, options=self.options),
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=self.options),
-            "plain": json.dumps(plain),
+            "plain": self._plain(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over model, optimizer, scheduler and counters."""
+        """Takes over a filled `by_name`."""
         set_model_state_dict(self.model, state["model"], options=self.options)
         set_optimizer_state_dict(self.model, self.optimizer, state["optimizer"], options=self.options)
-        plain = json.loads(state["plain"])
+        self._take_plain(state["plain"])
+
+    def load_flat(self, state: dict[str, Any]) -> None:
+        """Takes over what a ReplicatedState saved: each rank reads all of it and keeps its shards."""
+        saved, mine = flat.views(state), self.by_name()
+        with torch.no_grad():
+            for name, tensor in mine["model"].items():
+                flat.put(saved["model", name], tensor)
+            for name, entries in mine["optimizer"]["state"].items():
+                for key, tensor in entries.items():
+                    flat.put(saved["optimizer", name, key], tensor)
+        settle(mine["optimizer"]["param_groups"], json.loads(state["plain"])["groups"])
+        self.load_state_dict({**mine, "plain": state["plain"]})
+
+    def _plain(self) -> str:
+        scheduler = None if self.scheduler is None else self.scheduler.state_dict()
+        return json.dumps({"counters": self.counters, "scheduler": scheduler})
+
+    def _take_plain(self, text: str) -> None:
+        plain = json.loads(text)
         self.counters.update(plain["counters"])
         if self.scheduler is not None and plain["scheduler"] is not None:
             self.scheduler.load_state_dict(plain["scheduler"])
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a setting of an optimizer's group can be kept as JSON without loss."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def settle(groups: list[dict[str, Any]], saved: list[dict[str, Any]]) -> None:
+    """Gives an optimizer's groups the settings (rate, betas, ...) they were saved with."""
+    for group, settings in zip(groups, saved, strict=True):
+        for key, value in settings.items():
+            group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
+
+
+class ReplicatedState(TorchState):
+    """The state of a run whose ranks all hold everything: a few long tensors instead of thousands.
+
+    `model` must not be wrapped. Reads what FSDP saved by name as well.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Laid end to end, see `flat`; nothing is copied yet."""
+        groups = [
+            {key: value for key, value in group.items() if key != "params" and is_plain(value)}
+            for group in self.optimizer.param_groups
+        ]
+        plain = json.dumps({**json.loads(self._plain()), "groups": groups})
+        return {**flat.lay_out({**self._weights(), **self._moments()}), "plain": plain}
+
+    def load_flat(self, state: dict[str, Any]) -> None:
+        """Takes over a filled state of this form."""
+        saved = flat.views(state)
+        weights = self._weights()
+        flat.require_same({path: each for path, each in saved.items() if path[0] == "model"}, weights)
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for path, value in saved.items():
+                if path[0] == "model":
+                    weights[path].copy_(value)
+                else:
+                    _, name, key = path
+                    parameter = parameters[name]
+                    entries = self.optimizer.state[parameter]
+                    # An optimizer that has not stepped yet has no entries; a copy gives it the saved ones.
+                    entries[key] = value.clone().to(parameter.device)
+        settle(self.optimizer.param_groups, json.loads(state["plain"])["groups"])
+        self._take_plain(state["plain"])
+
+    def _weights(self) -> dict[flat.Path, torch.Tensor]:
+        """What is kept of the model: everything, or all but frozen weights."""
+        frozen: set[str] = set()
+        if self.options.ignore_frozen_params:
+            frozen = {name for name, each in self.model.named_parameters() if not each.requires_grad}
+        return {("model", name): each for name, each in self.model.state_dict().items() if name not in frozen}
+
+    def _moments(self) -> dict[flat.Path, torch.Tensor]:
+        """The optimizer's tensors."""
+        names = {each: name for name, each in self.model.named_parameters()}
+        return {
+            ("optimizer", names[parameter], key): value
+            for parameter, entries in self.optimizer.state.items()
+            for key, value in entries.items()
+        }

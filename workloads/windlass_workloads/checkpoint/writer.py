@@ -34,6 +34,7 @@ from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint import randomness
 from windlass_workloads.checkpoint.errors import Fenced, SaveError, full_text, is_full
 from windlass_workloads.checkpoint.files import HashingWriter, OpenFile, hash_written, open_file
+from windlass_workloads.checkpoint.flat import join
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.incarnations import require_newest
 from windlass_workloads.checkpoint.interface import (
@@ -132,7 +133,7 @@ class CheckpointWriter:
             return None
         random = {randomness.key_of(self.group.rank): randomness.capture()}
         live = {"state": self.state.state_dict(), "random": random}  # type: ignore[union-attr]
-        return self._staging.copy(live) if staged else live
+        return self._staging.copy(live) if staged else join(live)
 
     # --- from here on possibly in the thread ------------------------------------------------------
 

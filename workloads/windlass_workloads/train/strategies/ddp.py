@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from windlass.api.meta import Reason
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
-from windlass_workloads.checkpoint.state import TorchState
+from windlass_workloads.checkpoint.state import ReplicatedState
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.train.strategies.base import (
     CPU,
@@ -110,9 +110,9 @@ class DDP:
 
     def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
         """Format DCP; replicas are written once."""
-        return TorchState(
+        return ReplicatedState(
             strategy=self.name,
-            model=self.module,
+            model=self.model,
             optimizer=self.optimizer,
             scheduler=None,
             counters=counters,

@@ -63,6 +63,8 @@ MORE_MEMORY = (
 )
 READ_LOG = "`windlass logs NAME --rank N` has the rank's whole log"
 
+NUMBERS: Final = re.compile(r"(?P<checkpoint>step-\d+\.i\d+)|0x[0-9a-f]+|\d+")
+
 CANNOT_RUN = ("ContainerCannotRun", "StartError")
 NODE_LOST = ("DeletionByTaintManager", "NodeLost")
 
@@ -141,9 +143,7 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         "command cannot run",
-        lambda end: (
-            end.exit_code in (126, 127) or end.container_reason in ("ContainerCannotRun", "StartError")
-        ),
+        lambda end: end.exit_code in (126, 127) or end.container_reason in CANNOT_RUN,
         FailureClass.CONFIGURATION,
         Reason.CONFIGURATION,
         "the image does not hold the agent: check pod.image",
@@ -271,7 +271,10 @@ def followers(ends: Sequence[End], cause: End) -> list[str]:
 
 
 def signature(failure_class: FailureClass, reason: str, cause: End) -> str:
-    """What makes two failures the same: class, reason, how it ended, and its last words without numbers."""
+    """What makes two failures the same: class, reason, how it ended, and its last words without numbers.
+
+    A load that failed keeps the name of its checkpoint: the one before that may be good.
+    """
     words = lines_of(cause)
     last = (
         cause.failure.message
@@ -280,6 +283,7 @@ def signature(failure_class: FailureClass, reason: str, cause: End) -> str:
         if words
         else ""
     )
-    bare = re.sub(r"0x[0-9a-f]+|\d+", "#", last.lower())[:160]
+    is_load = reason == Reason.CHECKPOINT_UNUSABLE
+    bare = NUMBERS.sub(lambda found: (is_load and found["checkpoint"]) or "#", last.lower())[:160]
     how = f"signal {cause.killed_by}" if cause.killed_by is not None else f"exit {cause.exit_code}"
     return f"{failure_class}/{reason}/{how}/{bare}"

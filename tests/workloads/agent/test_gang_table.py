@@ -98,7 +98,7 @@ def ended_alone() -> World:
 
 def ended_whole() -> World:
     world = running()
-    world.feed(ev.Unclaimable("the store is gone", storage=True))
+    world.feed(ev.Unclaimable("resume.from names what is not there", storage=False))
     return world
 
 
@@ -180,7 +180,8 @@ EVENTS: dict[str, Callable[[World], ev.Event]] = {
     "order to save": lambda _: ev.Ordered(Orders(action="SaveAndExit", reason="Suspended")),
     "order to stop": lambda _: ev.Ordered(Orders(action="Stop", reason="DeadlineExceeded")),
     "refused": lambda _: ev.Refused(),
-    "unclaimable": lambda _: ev.Unclaimable("the store is gone", storage=True),
+    "unclaimable": lambda _: ev.Unclaimable("resume.from names what is not there", storage=False),
+    "store fails": lambda _: ev.Unclaimable("the store is gone", storage=True),
 }
 
 # --- commands as words --------------------------------------------------------------------------------
@@ -299,6 +300,8 @@ TABLE: dict[tuple[str, str], tuple[Mode, tuple[str, ...]]] = {
     **{("refused", stage): (Mode.ENDED, ("end Fenced",)) for stage in ALIVE},
     ("refused", "saving"): (Mode.ENDED, ("finish Fenced to pod-1-2", "end Fenced")),
     **{("unclaimable", stage): (Mode.ENDED, END_FAILED) for stage in ALIVE},
+    # a store that fails is asked again
+    ("store fails", "claiming"): (Mode.CLAIMING, ("claim first",)),
 }
 
 
@@ -324,7 +327,7 @@ def test_the_table_speaks_of_what_there_is() -> None:
 @pytest.mark.parametrize(
     "stage", [stage for stage in STAGES if stage not in ("claiming", "ended alone", "ended whole")]
 )
-@pytest.mark.parametrize("event", [event for event in EVENTS if event not in ("refused", "unclaimable")])
+@pytest.mark.parametrize("event", [event for event in EVENTS if event not in ("refused", "unclaimable", "store fails")])
 def test_an_event_heard_twice_claims_and_ends_once(event: str, stage: str) -> None:
     world = STAGES[stage][0]()
     world.claims_wait = True

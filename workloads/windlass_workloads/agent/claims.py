@@ -34,6 +34,17 @@ class Claims:
         """This agent, as the fence knows it."""
         return Claimant(pod_uid=self.me.pod_uid, ticket=self.me.ticket, attempt=self.me.attempt)
 
+    def made(self, record: Incarnation) -> bool:
+        """Whether this agent made it, be it by a claim whose answer the store failed to give."""
+        return record.owner_pod_uid == self.me.pod_uid
+
+    def taken(self, mine: int) -> bool:
+        """Whether another agent has made the incarnation after this agent's own."""
+        number = mine + 1
+        while (found := incarnations.read(self.store, number)) is not None and self.made(found):
+            number += 1
+        return found is not None
+
     def claim(self, wish: Claim, owned: int) -> Claimed | Refused | Unclaimable:
         """Makes the next incarnation. `owned` is the one that this agent made last, 0 for none."""
         try:
@@ -41,7 +52,7 @@ class Claims:
                 newest = incarnations.newest(self.store)
                 if not incarnations.may_claim(newest, self.claimant):
                     return Refused()
-                if owned and newest is not None and newest.incarnation != owned:
+                if owned and newest is not None and newest.incarnation != owned and not self.made(newest):
                     return Refused()
                 record = self._record(wish, newest)
                 if isinstance(record, Unclaimable):

@@ -5,6 +5,7 @@ Pure; the base of `gang`, which turns events into calls of these. Commands are g
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from typing import Literal
 
@@ -77,9 +78,11 @@ class Course:
         self._reason_to_stop: Literal["Fault", "Leave", "Order"] = "Fault"
         self._order_reason = ""
         self._whole_leaves = False
+        self._opened_once = False
         self._deadline: float | None = None
         self._bad_loads: dict[str, int] = {}
-        self._next_claim: ev.Claim | None = None
+        self._cause: IncarnationCause | None = None
+        self._next: ev.Claim | ev.Open | None = None
         self._operator_at = 0.0
         self._now = 0.0
         self._out: list[ev.Command] = []
@@ -134,15 +137,38 @@ class Course:
     def _claim(self, cause: IncarnationCause | None, back_off_seconds: float = 0.0) -> None:
         bad = tuple(name for name, count in self._bad_loads.items() if count >= 2)
         claim = ev.Claim(cause=cause, budgets=self.budgets, prepared=self.prepared, poisoned=bad)
+        self._cause = cause
         if back_off_seconds > 0:
-            self.mode, self._next_claim = Mode.BACKING_OFF, claim
-            self._deadline = self._now + back_off_seconds
             charged = ev.Charged(incarnation=self.incarnation, budgets=self.budgets)
             self._out.append(ev.Remember((("charged", charged.to_wire()),)))
             self._mark(State.BACK_OFF)
+        self._ask(claim, back_off_seconds)
+
+    def _ask(self, command: ev.Claim | ev.Open, back_off_seconds: float) -> None:
+        """Something that the store answers, now or after a pause."""
+        if back_off_seconds > 0:
+            self.mode, self._next = Mode.BACKING_OFF, command
+            self._deadline = self._now + back_off_seconds
         else:
-            self.mode, self._next_claim, self._deadline = Mode.CLAIMING, None, None
-            self._out.append(claim)
+            self.mode, self._next, self._deadline = Mode.CLAIMING, None, None
+            self._out.append(command)
+
+    def _ask_again(self, failure: Failure) -> None:
+        """The store failed, which may pass: its budget is charged, and it is asked again after a pause."""
+        leader = self.roster.get(0)
+        pod, node = (leader.hello.pod, leader.hello.node or None) if leader is not None else (None, None)
+        judgement = classify([End(at=self._now, pod=pod, node=node, failure=failure)])
+        # A store that is away says the same each time: that is not yet a failure that repeats for ever.
+        tries = self.budgets.used.get(FailureClass.STORAGE, 0)
+        cost = self._charge(replace(judgement, signature=f"{judgement.signature}/{tries}"), self.step)
+        if cost is None:
+            return
+        if self.clock is not None:
+            self.clock.back_off_seconds += cost.delay_seconds
+        if self._opened_once:
+            self._claim(self._cause, cost.delay_seconds)
+        else:
+            self._ask(ev.Open(), cost.delay_seconds)
 
     def _save(self, at: float) -> None:
         """Asks all ranks to save and exit; the limit is the pod's grace period."""

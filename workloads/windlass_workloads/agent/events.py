@@ -78,7 +78,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Unclaimable:
-    """No incarnation can be made: the wish of spec.resume or the store is unusable."""
+    """No incarnation can be made: the wish of spec.resume cannot be met, or the store fails (`storage`)."""
 
     message: str
     storage: bool
@@ -124,6 +124,11 @@ Event = Opened | Claimed | Refused | Unclaimable | Joined | Gone | Heard | Order
 
 
 # --- commands ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Read the store again; answered by Opened, Refused or Unclaimable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +190,4 @@ class End:
     verdict: Verdict
 
 
-Command = Claim | Tell | Mark | Stalled | Remember | KeepLog | End
+Command = Open | Claim | Tell | Mark | Stalled | Remember | KeepLog | End

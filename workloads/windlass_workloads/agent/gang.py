@@ -67,7 +67,7 @@ class Gang(Course):
     # --- how a leader begins -------------------------------------------------------------------
 
     def _opened(self, event: ev.Opened) -> None:
-        memory, newest = event.memory, event.newest
+        memory, newest, self._opened_once = event.memory, event.newest, True
         # The last sign of life may be older than the last checkpoint, or missing.
         self.ledger_step = event.ledger_step
         self.highest_step = max(event.ledger_step, memory.highest_step)
@@ -113,7 +113,11 @@ class Gang(Course):
         self._end(Verdict(result="Fenced", step=self.step, incarnation=self.incarnation), others=False)
 
     def _unclaimable(self, event: ev.Unclaimable) -> None:
-        self._fail(unclaimable(event.message, event.storage))
+        failure = unclaimable(event.message, event.storage)
+        if not event.storage:
+            self._fail(failure)
+        elif self.mode is Mode.CLAIMING:
+            self._ask_again(failure)
 
     # --- members -------------------------------------------------------------------------------
 
@@ -264,10 +268,10 @@ class Gang(Course):
         if self._deadline is None or self._now < self._deadline:
             return
         self._deadline = None
-        if self.mode is Mode.BACKING_OFF and self._next_claim is not None:
-            self.mode = Mode.CLAIMING
-            self._mark(State.RECOVERING)
-            self._out.append(self._next_claim)
+        if self.mode is Mode.BACKING_OFF and self._next is not None:
+            if self._opened_once:
+                self._mark(State.RECOVERING)
+            self._ask(self._next, 0.0)
         elif self.mode is Mode.SAVING:
             self._stop("Leave", self._now)
         elif self.mode is Mode.RUNNING:

@@ -53,6 +53,7 @@ class Leader:
         self._port = (0, 0)
         self._key = b""
         self._reporter: Reporter | None = None
+        self._opened = asyncio.Event()
 
     async def run(self) -> Verdict:
         """The verdict that this pod ends with."""
@@ -62,17 +63,27 @@ class Leader:
         pod.start()
         server: asyncio.Server | None = None
         try:
-            await self._open()
+            self._post(ev.Joined(pod.hello()))
+            self._begin(self._lead(), self._tick())
+            await self._until_open()
             if not pod.ended.done():
                 server = await self._listen()
-                self._post(ev.Joined(pod.hello()))
-                self._begin(self._lead(), self._tick(), self._watch_fence())
+                self._begin(self._watch_fence())
                 self._start_reporter()
             return await pod.ended
         finally:
             await self._close(server)
 
     # --- beginning and end ---------------------------------------------------------------------
+
+    async def _until_open(self) -> None:
+        """Waits until this agent leads or has come to its end. A store that fails is asked again."""
+        opened = asyncio.ensure_future(self._opened.wait())
+        either: list[asyncio.Future[Any]] = [opened, self._pod.ended]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            opened.cancel()
 
     async def _open(self) -> None:
         """Reads the store and decides whether this agent may lead at all."""
@@ -90,6 +101,7 @@ class Leader:
         self._view.plan, self._view.output, self._view.tracking = past.memory.plan, past.output, past.tracking
         ledger_step = max((row.step for row in self._memoir.ledger), default=0)
         await self._feed(ev.Opened(newest=newest, ledger_step=ledger_step, memory=past.memory))
+        self._opened.set()
 
     def _read_store(self) -> Any:
         self._store.probe()
@@ -146,6 +158,7 @@ class Leader:
     # --- the main loop -------------------------------------------------------------------------
 
     async def _lead(self) -> None:
+        await self._open()
         while True:
             await self._feed(await self._events.get())
 
@@ -160,7 +173,9 @@ class Leader:
             self._poke()
 
     async def _carry_out(self, command: ev.Command) -> None:
-        if isinstance(command, ev.Claim):
+        if isinstance(command, ev.Open):
+            await self._open()
+        elif isinstance(command, ev.Claim):
             await self._claim(command)
         elif isinstance(command, ev.Tell):
             self._tell(command.pod_uid, command.message)
@@ -234,8 +249,11 @@ class Leader:
         while True:
             await asyncio.sleep(SIGN_SECONDS)
             mine = self._gang.incarnation
-            following = incarnations.file_of(mine + 1)
-            taken = bool(mine) and await asyncio.to_thread(self._store.exists, following)
+            try:
+                taken = bool(mine) and await asyncio.to_thread(self._claims.taken, mine)
+            except (CheckpointError, OSError) as error:
+                log.warning("fence not seen", extra={"reason": str(error)})
+                continue
             if taken and self._gang.incarnation == mine:
                 log.warning("fenced", extra={"mine": mine})
                 self._post(ev.Refused())

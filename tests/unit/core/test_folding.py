@@ -110,7 +110,7 @@ def test_report_replaces_what_it_speaks_of() -> None:
 
 @pytest.mark.parametrize(
     ("before", "told", "incarnation", "after"),
-    [(0, 0, 1, 0), (0, 2, 1, 2), (5, 2, 3, 5), (0, 0, 4, 3), (3, 0, 4, 3)],
+    [(0, 0, 1, 0), (0, 2, 1, 2), (5, 2, 3, 5), (0, 0, 4, 0), (3, 0, 4, 3)],
 )
 def test_restarts_are_the_most_that_anybody_counted(
     before: int, told: int, incarnation: int, after: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from windlass.api.meta import ExitCode, FailureClass, Reason
@@ -42,6 +43,7 @@ class Judgement:
     exit_code: int | None = None
     signal: int | None = None
     whole_pod: bool = False
+    at: datetime | None = None
 
     def failure(self) -> Failure:
         """This judgement as it is written into status and verdicts."""
@@ -54,6 +56,7 @@ class Judgement:
             exit_code=self.exit_code,
             signal=self.signal,
             evidence=list(self.evidence),
+            at=self.at,
         )
 
 
@@ -235,6 +238,7 @@ def classify(ends: Sequence[End]) -> Judgement:
         exit_code=cause.exit_code,
         signal=cause.killed_by,
         whole_pod=cause.whole_pod,
+        at=datetime.fromtimestamp(cause.at, UTC),
     )
 
 

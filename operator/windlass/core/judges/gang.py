@@ -107,7 +107,7 @@ def member_is_lost(facts: Facts) -> Outcome | None:
         return None
     charge = charge_losses(facts, lost)
     cause = worst(lost)
-    failure = cause.judgement.failure().model_copy(update={"at": facts.now})
+    failure = cause.judgement.failure()
     if charge.stop is not None:
         reason = reason_named(charge.stop)
         return fail(facts, reason, failure, charge.message)
@@ -147,7 +147,7 @@ def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
         evidence=list(judged.evidence),
         from_step=facts.status.progress.step,
         resumed_step=facts.newest_step,
-        at=facts.now,
+        at=judged.at,
     )
 
 

@@ -50,9 +50,7 @@ def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
             waiting = status.progress.model_copy(update={"phase": phase, "updated_at": report.sent_at})
             return status.model_copy(update={"progress": waiting})
         return status
-    counters = status.counters.model_copy(
-        update={"restarts": max(status.counters.restarts, report.restarts, report.incarnation - 1)}
-    )
+    counters = status.counters.model_copy(update={"restarts": max(status.counters.restarts, report.restarts)})
     progress = report.progress.model_copy(update={"phase": phase, "updated_at": report.sent_at})
     return status.model_copy(
         update={

@@ -62,8 +62,6 @@ class Progress(StatusModel):
     """Optimiser steps finished."""
     total_steps: int | None = None
     """Optimiser steps of the whole run."""
-    data_pass: float | None = None
-    """Passes over the data so far."""
     loss: float | None = None
     """Training loss of the last reported step."""
     validation_loss: float | None = None
@@ -323,7 +321,7 @@ class JobStatus(StatusModel):
     conditions: Annotated[list[Condition], Field(max_length=16), ListMap("type")] = []
     """Conditions by type; Ready sums up."""
     started_at: datetime | None = None
-    """When the first pods were made."""
+    """When all pods ran for the first time."""
     admitted_at: datetime | None = None
     """When the job was allowed to start."""
     finished_at: datetime | None = None

@@ -16,6 +16,7 @@ from windlass.core.failure.evidence import EVIDENCE_CHARACTERS, EVIDENCE_LINES, 
 # As the libraries really write them (torch 2.15, gloo, NCCL, the kernel, the C library).
 CASCADE = [
     "RuntimeError: [gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:4242",
+    "torch.distributed.DistNetworkError: Failed to recv, got 0 bytes. Connection was likely closed.",
     "RuntimeError: Connection reset by peer",
     "ConnectionRefusedError: [Errno 111] Connection refused",
     "torch.distributed.DistNetworkError: Connection was reset",

@@ -123,6 +123,12 @@ FAILURES = [
         ExitCode.CRASH,
     ),
     (
+        RuntimeError("Failed to recv, got 0 bytes. Connection was likely closed."),
+        Reason.INFRASTRUCTURE,
+        FailureClass.INFRASTRUCTURE,
+        ExitCode.CRASH,
+    ),
+    (
         Fenced(mine=1, newest=2, action="save"),
         Reason.INFRASTRUCTURE,
         FailureClass.INFRASTRUCTURE,

@@ -12,6 +12,7 @@ from typing import Final
 
 from windlass.api.meta import ExitCode, FailureClass, Reason
 from windlass.api.status import Failure
+from windlass.core.failure.evidence import CASCADE, OUT_OF_MEMORY
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable
 from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
 
@@ -25,17 +26,6 @@ EXIT_CODES: Final = {
     FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
 }
 STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
-MEMORY_TEXTS: Final = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
-PEER_TEXTS: Final = (
-    "connection closed by peer",
-    "connection reset by peer",
-    "connection refused",
-    "broken pipe",
-    "timed out waiting",
-    "nccl error",
-    "socket timeout",
-    "recvvalue failed",
-)
 
 
 def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
@@ -69,17 +59,13 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
         return Reason.STORAGE_FULL, FailureClass.STORAGE, "enlarge the claim or lower checkpoint.keepLast."
     if isinstance(error, (SaveError, StoreUnusable)) or getattr(error, "errno", None) in STORAGE_ERRORS:
         return Reason.STORAGE, FailureClass.STORAGE, "check the volume behind checkpoint.store."
-    text = f"{type(error).__name__} {error}".lower()
-    if (
-        isinstance(error, MemoryError)
-        or any(words in text for words in MEMORY_TEXTS)
-        or "outofmemory" in text
-    ):
+    text = f"{type(error).__name__} {error}"
+    if OUT_OF_MEMORY.search(text):
         hint = (
             "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
         )
         return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, hint
-    if any(words in text for words in PEER_TEXTS):
+    if CASCADE.search(text):
         return (
             Reason.INFRASTRUCTURE,
             FailureClass.INFRASTRUCTURE,

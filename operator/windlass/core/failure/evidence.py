@@ -18,10 +18,11 @@ EVIDENCE_CHARACTERS = 400
 
 # A rank whose peer died says one of these; it is never the cause while another rank has a reason of its own.
 CASCADE: Final = re.compile(
-    r"connection (was )?(reset|closed|refused|aborted)( by peer)?|broken pipe|socket closed|connection lost"
+    r"connection (was )?(likely )?(reset|closed|refused|aborted)( by peer)?|broken pipe|socket closed|connection lost"
     r"|timed? ?out (waiting|after|in)|watchdog (caught|got|detected)|collective operation timeout"
     r"|remote process (has )?(exited|terminated)|peer (closed|disconnected)|ncclremoteerror"
-    r"|nccl(system|internal)?error|distbackenderror|connectfullmesh|store_? ?(is )?(closed|unreachable)"
+    r"|nccl ?(system|internal)?error|distbackenderror|connectfullmesh|store_? ?(is )?(closed|unreachable)"
+    r"|socket timeout|recvvalue\w* failed"
     r"|unhandled system error",
     re.IGNORECASE,
 )

@@ -56,15 +56,15 @@ def run_rank(request: dict[str, Any], index: int) -> int:
     channel = FileChannel(directory / f"events-{index}.jsonl", context.rank, request["actions"])
     # A path with {rank} in it gives each rank volumes of its own, as another node might.
     roots = Roots(Path(request["volumes"].replace("{rank}", str(index))), Path(request["secrets"]))
-    if request.get("function"):
-        import importlib
-
-        module, _, function = request["function"].rpartition(".")
-        getattr(importlib.import_module(module), function)(context, directory)
-        return 0
     task = tasks.prepare if context.task == "prepare" else tasks.train
     try:
-        task(context, channel, roots)
+        if request.get("function"):
+            import importlib
+
+            module, _, function = request["function"].rpartition(".")
+            getattr(importlib.import_module(module), function)(context, directory)
+        else:
+            task(context, channel, roots)
     except SystemExit as ending:
         return int(ending.code or 0)
     return 0

@@ -131,6 +131,28 @@ def test_the_exported_model_is_whole_and_its_digests_are_true(make_job, strategy
     assert again.losses() == {}
 
 
+def slow_export(job, volumes, end):
+    job.prepare()
+    return job.start(
+        world=2,
+        function="tests.workloads.train.slow.train",
+        environment={"VOLUMES": str(volumes), "END": end},
+        stop_peers=False,
+    )
+
+
+def test_an_export_may_take_longer_than_messages_between_ranks(make_job, volumes):
+    run = slow_export(make_job(checkpoint=EXPORT), volumes, "late").ok()
+    assert [len(run.of("Done", rank)) for rank in (0, 1)] == [1, 1]
+
+
+def test_who_waits_for_an_export_notices_that_it_was_killed(make_job, volumes):
+    run = slow_export(make_job(checkpoint=EXPORT), volumes, "killed")
+    assert run.codes[0] == -9
+    failure = run.of("Failure", rank=1)[0].failure
+    assert (failure.reason, run.codes[1]) == (Reason.INFRASTRUCTURE, ExitCode.CRASH)
+
+
 def test_packing_and_activation_checkpointing_train(make_job):
     job = make_job(data={"packing": True}, training={"activationCheckpointing": True, "maxSteps": 8})
     losses = job.train().ok().losses()

@@ -93,7 +93,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
             output = tracker.finish(output, digest)
             if output is not None:
                 report.output(output)
-        runtime.barrier()
+        runtime.end_together()
         report.done(job.shape.total_steps)
     except BaseException as error:  # the run is closed truthfully, whatever ended it
         tracker.close("KILLED" if isinstance(error, StopRequested) else "FAILED")

@@ -20,6 +20,9 @@ from windlass_workloads.train.meters import peak_of
 from windlass_workloads.train.ports import Channel
 
 RENDEZVOUS_SECONDS = 600
+ALONE_SECONDS = 86_400
+"""How long the others wait for what rank 0 does alone: merging, hashing and publishing a large model."""
+ALONE_KEY = "rank-0-has-ended"
 LISTENER_POLL_SECONDS = 0.01
 
 
@@ -30,6 +33,7 @@ class Runtime:
     context: RankContext
     channel: Channel
     device: torch.device
+    store: Any
 
     @property
     def peak_flops(self) -> float | None:
@@ -55,6 +59,15 @@ class Runtime:
     def barrier(self) -> None:
         """Waits for all ranks."""
         self.sum_over_ranks(0.0)
+
+    def end_together(self) -> None:
+        """Waits for rank 0, which may work alone for longer than a message may take, then for all. Collective."""
+        if self.is_first:
+            self.store.set(ALONE_KEY, "")
+        else:
+            self.store.wait([ALONE_KEY], timedelta(seconds=ALONE_SECONDS))
+        # Rank 0 serves the store, so it goes only after the others have read.
+        self.barrier()
 
 
 def pick_device(context: RankContext) -> torch.device:
@@ -86,14 +99,15 @@ def start(context: RankContext, channel: Channel) -> Runtime:
         store = dist.TCPStore(
             context.master_address, context.master_port, context.world_size, context.rank == 0, timeout
         )
+    store = dist.PrefixStore(f"incarnation-{context.incarnation}", store)
     dist.init_process_group(
         backend="nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore(f"incarnation-{context.incarnation}", store),
+        store=store,
         rank=context.rank,
         world_size=context.world_size,
         timeout=timeout,
     )
-    runtime = Runtime(context, channel, device)
+    runtime = Runtime(context, channel, device, store)
     runtime.barrier()
     return runtime
 

@@ -78,6 +78,17 @@ class Operator:
         if answer:
             self.gang.obey(self.orders)
 
+    @property
+    def has_been_struck(self) -> bool:
+        """Whether the perturbation is behind it."""
+        counter = self.writes if self.perturbation.kind == "crash" else self.rounds
+        return self.perturbation.kind != "none" and counter > self.perturbation.index
+
+    def state(self) -> tuple[Any, ...]:
+        """What it remembers. Since when it listens is told by every report that it has heard since."""
+        since = self.listening_since if self.heard_at is None else None
+        return self.report, self.heard_at, self.orders, self.wake_at, since
+
     def is_chosen(self, kind: str, index: int) -> bool:
         return self.perturbation.kind == kind and self.perturbation.index == index
 

@@ -6,20 +6,13 @@ the same as without the fault, with nothing left over and nothing done twice.
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 
 from perturb.operator_model import Perturbation
-from perturb.scenarios import GONE, SCENARIOS, Result, Scenario, play
+from perturb.scenarios import GONE, SCENARIOS, Scenario, play, undisturbed
 
 NAMED = {scenario.name: scenario for scenario in SCENARIOS}
 MORE_WRITES = 14
-
-
-@functools.cache
-def undisturbed(name: str) -> Result:
-    return play(NAMED[name], Perturbation())
 
 
 def check(scenario: Scenario, perturbation: Perturbation) -> None:
@@ -63,11 +56,8 @@ def test_every_stale_read_of_children_is_harmless(name: str) -> None:
         check(NAMED[name], Perturbation("stale-children", index))
 
 
-# A stale job is caught by its resource version, whatever the story; these change it most.
 @pytest.mark.fault("F14")
-@pytest.mark.parametrize(
-    "name", ["create-and-succeed", "leader-vanishes", "gang-is-recreated", "suspend-and-resume", "ttl"]
-)
+@pytest.mark.parametrize("name", NAMED)
 def test_every_stale_read_of_everything_is_harmless(name: str) -> None:
     for index in range(undisturbed(name).rounds):
         check(NAMED[name], Perturbation("stale-all", index))

@@ -38,6 +38,10 @@ class Api:
         self.now = START
         self.pickles: dict[tuple[int, str], bytes] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the cache of bytes: it goes by the identity of bodies, which a copy does not share."""
+        return self.__dict__ | {"pickles": {}}
+
     def touch(self, body: Body) -> None:
         self.version += 1
         body["metadata"]["resourceVersion"] = str(self.version)
@@ -140,6 +144,18 @@ class Gang:
         self.dead_nodes: set[str] = set()
         self.report: Report | None = None
         self.trained_by: list[tuple[int, str]] = []
+
+    def state(self) -> tuple[Any, ...]:
+        """Everything that decides what the gang will do."""
+        return (
+            self.steps,
+            self.store,
+            self.wanted,
+            self.verdict_to_give,
+            self.dead_nodes,
+            self.report,
+            self.trained_by,
+        )
 
     # --- kubelet ---
 

@@ -60,7 +60,7 @@ class Ground:
         return float(said.split("killed", 1)[1].split()[0])
 
     def manifest(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        """The example's job (SmolLM2-135M, LoRA r 16, two pods of one rank) with blocks of its spec changed; None removes."""
+        """The example's job (two pods of one rank) with blocks of its spec changed; None removes one."""
         made = command.manifest(self.demo)
         made["metadata"] = {"name": name, "namespace": self.access.namespace}
         for key, value in changes.items():

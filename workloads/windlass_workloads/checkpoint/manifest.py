@@ -72,7 +72,7 @@ def decode(data: bytes) -> Manifest:
     """The manifest in these bytes; ManifestInvalid says what is wrong."""
     try:
         wire = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is not JSON: {error}") from error
     if not isinstance(wire, dict):
         raise ManifestInvalid("the manifest is not an object")

@@ -23,7 +23,6 @@ from windlass_workloads.checkpoint.errors import STORE_FIELD, StoreUnusable
 INCARNATIONS: Final = "incarnations"
 PREPARED: Final = "prepared"
 MODEL: Final = "model.json"
-MODEL: Final = "model.json"
 TRASH: Final = "trash"
 OUTPUT: Final = "output"
 LOGS: Final = "logs"
@@ -174,7 +173,7 @@ class RunStore:
         """Rows of a JSON-lines file; lines that do not parse are left out."""
         rows: list[dict[str, object]] = []
         for line in (self.read(relative) or b"").splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict):
                     rows.append(row)

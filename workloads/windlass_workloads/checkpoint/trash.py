@@ -24,7 +24,7 @@ def discard(store: RunStore, name: str, *, now: float) -> bool:
 def discarded_at(entry: str) -> int | None:
     """Unix seconds at which an entry of the trash came there, or None for a strange name."""
     seconds = entry.split(SEPARATOR)[0]
-    return int(seconds) if seconds.isdigit() else None
+    return int(seconds) if seconds.isascii() and seconds.isdigit() else None
 
 
 def restore(store: RunStore, name: str) -> bool:
@@ -32,4 +32,10 @@ def restore(store: RunStore, name: str) -> bool:
     if store.exists(name):
         return False
     entries = [entry for entry in store.names(TRASH) if entry.split(SEPARATOR)[1:2] == [name]]
-    return bool(entries) and store.move(f"{TRASH}/{max(entries)}", name)
+    return bool(entries) and store.move(f"{TRASH}/{max(entries, key=_age)}", name)
+
+
+def _age(entry: str) -> tuple[int, int]:
+    """Later entries sort higher: by their second, then by the count within it."""
+    count = entry.split(SEPARATOR)[2:3]
+    return discarded_at(entry) or 0, int(count[0]) if count and count[0].isdecimal() else 0

@@ -23,7 +23,6 @@ LABEL_TICKET: Final = f"{GROUP}/ticket"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "windlass"
-ANNOTATION_CHECKPOINT_STEP: Final = f"{GROUP}/checkpoint-step"
 
 REPORT_AUDIENCE: Final = GROUP
 REPORT_PATH: Final = "/v1/reports"
@@ -117,7 +116,6 @@ class Reason(StrEnum):
     SAVE_FAILED = "SaveFailed"
     REPORTS_MISSING = "ReportsMissing"
     # recovery events
-    RANK_FAILED = "RankFailed"
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
 

@@ -17,13 +17,13 @@ PACKED_NOTE = "data.packing changes the number of rows per data pass; steps are 
 def arithmetic_plan(spec: FineTuneJobSpec, *, rows: int | None = None) -> Plan:
     """The plan from the spec. `rows` is the number of training rows, where known."""
     world = spec.resources.nodes * spec.resources.ranks_per_node
-    per_pass = world * spec.training.micro_batch_size
+    rows_per_pass = world * spec.training.micro_batch_size
     return Plan(
         total_steps=total_steps(spec, rows),
         world_size=world,
-        accumulation=max(1, math.ceil(spec.training.global_batch_size / per_pass)),
+        accumulation=max(1, math.ceil(spec.training.global_batch_size / rows_per_pass)),
         train_samples=rows,
-        warnings=warnings(spec, per_pass),
+        warnings=warnings(spec),
     )
 
 
@@ -36,14 +36,9 @@ def total_steps(spec: FineTuneJobSpec, rows: int | None) -> int | None:
     return math.ceil(rows * (spec.training.epochs or 1) / spec.training.global_batch_size)
 
 
-def warnings(spec: FineTuneJobSpec, per_pass: int) -> list[str]:
+def warnings(spec: FineTuneJobSpec) -> list[str]:
     """What a careful reader of the spec would ask about."""
     found = []
-    if spec.training.global_batch_size % per_pass:
-        found.append(
-            f"training.globalBatchSize: not a multiple of nodes x ranksPerNode x microBatchSize (got "
-            f"{spec.training.global_batch_size}, {per_pass}); some ranks compute an empty micro-batch"
-        )
     steps = spec.training.max_steps
     if steps is not None and spec.checkpoint.every_steps > steps:
         found.append(

@@ -149,7 +149,6 @@ def test_plan_warns_of_what_a_careful_reader_would_ask() -> None:
     assert spec is not None
     warnings = arithmetic_plan(spec).warnings
     assert [text.split(":")[0] for text in warnings] == [
-        "training.globalBatchSize",
         "checkpoint.everySteps",
         "resources.accelerator.count",
     ]

@@ -17,9 +17,9 @@ def hinted(text: str, hint: str) -> str:
     return f"{text}. hint: {hint}" if hint else text
 
 
-def clip(text: str, limit: int = EVENT_LIMIT) -> str:
-    """The text, cut where the API would refuse it."""
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def clip(text: str) -> str:
+    """The text of an event, cut where the API would refuse it."""
+    return text if len(text) <= EVENT_LIMIT else text[: EVENT_LIMIT - 3] + "..."
 
 
 def invalid_spec(error: str) -> str:

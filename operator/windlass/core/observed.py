@@ -153,7 +153,7 @@ class PodView:
             index=label_number(labels, meta.LABEL_INDEX),
             ticket=label_number(labels, meta.LABEL_TICKET),
             attempt=label_number(labels, meta.LABEL_ATTEMPT),
-            owner_uid=controller_uid(metadata),
+            owner_uid=controller_uid(body),
             phase=status.get("phase", "Pending"),
             reason=status.get("reason"),
             message=status.get("message"),
@@ -182,9 +182,9 @@ def label_number(labels: Wire, key: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else -1
 
 
-def controller_uid(metadata: Wire) -> str | None:
-    """The UID of the controlling owner, if any."""
-    owners = metadata.get("ownerReferences") or ()
+def controller_uid(body: Wire) -> str | None:
+    """The UID of an object's controlling owner, if any: what the run's own objects are known by."""
+    owners = body["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
@@ -203,7 +203,7 @@ class ObjectView:
         """Read such an object as the API server returns it (list items carry no kind)."""
         metadata = body["metadata"]
         digest = (metadata.get("annotations") or {}).get(f"{meta.GROUP}/digest")
-        owner = controller_uid(metadata)
+        owner = controller_uid(body)
         return cls(kind, metadata["name"], owner_uid=owner, digest=digest, uid=metadata.get("uid", ""))
 
 

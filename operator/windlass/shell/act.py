@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision, Delete, Manifest
-from windlass.core.observed import Refusal
+from windlass.core.observed import Refusal, controller_uid
 from windlass.shell.cache import slim_child, slim_job, slim_pod
-from windlass.shell.client import Client, Json, controller_uid
+from windlass.shell.client import Client, Json
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
 from windlass.shell.events import Recorder

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import aiohttp
 
 from windlass.api.meta import MANAGER, STATUS_MANAGER
+from windlass.core.observed import controller_uid
 from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
 from windlass.shell.errors import ApiError, Gone, NotOurs, Silent, Unreachable, from_status
@@ -385,11 +386,3 @@ async def lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
                 yield line
     if rest.strip():
         yield rest
-
-
-def controller_uid(body: Json) -> str | None:
-    """UID of the controlling owner, or None."""
-    for reference in body.get("metadata", {}).get("ownerReferences") or []:
-        if reference.get("controller"):
-            return str(reference.get("uid"))
-    return None

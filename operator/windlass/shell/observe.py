@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from windlass.core import names
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
+from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal, controller_uid
 from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.shell.cache import Cache
@@ -31,14 +31,6 @@ WARNING_SECONDS: Final = 5.0
 STRANGER_SECONDS: Final = 5.0
 
 
-def run_uid(body: Json) -> str | None:
-    """UID of the controlling owner: what children are looked up by."""
-    for owner in body["metadata"].get("ownerReferences") or ():
-        if owner.get("controller"):
-            return str(owner["uid"])
-    return None
-
-
 def in_namespace(body: Json) -> str | None:
     """The namespace, for looking up jobs by it."""
     return str(body["metadata"].get("namespace", ""))
@@ -49,11 +41,11 @@ class Caches:
     """One cache for each kind that is watched."""
 
     jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace))
-    pods: Cache = field(default_factory=lambda: Cache(index=run_uid))
+    pods: Cache = field(default_factory=lambda: Cache(index=controller_uid))
     claims: Cache = field(default_factory=Cache)
     children: dict[str, Cache] = field(
         default_factory=lambda: {
-            kind: Cache(index=run_uid) for kind in ("ConfigMap", "Service", "NetworkPolicy")
+            kind: Cache(index=controller_uid) for kind in ("ConfigMap", "Service", "NetworkPolicy")
         }
     )
 
@@ -189,10 +181,10 @@ class Observer:
             except NotFound:
                 del memory.strangers[kind, name]
                 continue
-            if run_uid(body) == job.uid:
+            if controller_uid(body) == job.uid:
                 del memory.strangers[kind, name]
             else:
-                memory.strangers[kind, name] = (self._clock(), run_uid(body))
+                memory.strangers[kind, name] = (self._clock(), controller_uid(body))
 
 
 def is_placed_and_waiting(pod: PodView) -> bool:

@@ -235,22 +235,6 @@ def test_every_sentence_of_the_module_is_in_the_tables() -> None:
     assert unsaid == []
 
 
-@pytest.mark.parametrize(
-    ("text", "full"),
-    [
-        ("[Errno 28] No space left on device", True),
-        ("OSError: ENOSPC", True),
-        ("Disk Quota Exceeded", True),
-        ("errno 28", True),
-        ("Input/output error", False),
-        ("space left: 4 GB", False),
-        ("", False),
-    ],
-)
-def test_full_volume_is_told_from_other_failures_of_a_save(text: str, full: bool) -> None:
-    assert messages.is_storage_full(text) is full
-
-
 @pytest.mark.parametrize(("count", "wanted"), [(0, "pods"), (1, "pod"), (2, "pods"), (4096, "pods")], ids=str)
 def test_noun_agrees_with_its_count(count: int, wanted: str) -> None:
     assert messages.plural(count, "pod") == wanted

@@ -124,6 +124,23 @@ def refused(reason: Reason, kind: str, name: str, detail: str) -> str:
     return hinted(f"the API server refused {kind} {name}: {detail.rstrip('.')}", "see the operator's log")
 
 
+def quota_partial(made: int, wanted: int, seconds: float, detail: str) -> str:
+    """QuotaExceeded, when a part of a gang was admitted and is given back."""
+    return hinted(
+        f"the namespace's quota admits {made} of {wanted} pods, which are given back; the next try waits "
+        f"{seconds:.0f} s: {detail.rstrip('.')}",
+        "`kubectl describe resourcequota` shows used and limit; raise it, or ask for less",
+    )
+
+
+def drift_corrected(kind: str, name: str) -> str:
+    """DriftCorrected."""
+    return hinted(
+        f"{kind} {name} was changed by somebody and is put back",
+        "change the job instead; what the run needs is rendered from it",
+    )
+
+
 def accepted(nodes: int, ranks: int) -> str:
     """Accepted."""
     return f"{nodes} {plural(nodes, 'pod')} with {ranks} {plural(ranks, 'rank')} in all will be made"
@@ -258,12 +275,6 @@ def reports_missing(seconds: float) -> str:
 def precision_chosen(precision: str, why: str | None) -> str:
     """PrecisionChosen."""
     return f"{precision}: {why}" if why else precision
-
-
-def is_storage_full(text: str) -> bool:
-    """Whether an operating system's text says that a volume is full."""
-    lowered = text.lower()
-    return any(part in lowered for part in ("no space left", "enospc", "disk quota exceeded", "errno 28"))
 
 
 def degraded(reason: Reason, error: str) -> str:

@@ -12,6 +12,7 @@ from windlass.api.contract import Report
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason
 from windlass.api.status import Plan, RecoveryRecord
+from windlass.core.failure.evidence import STORAGE_FULL
 from windlass.core.observed import PodView
 from windlass.core.status import messages
 from windlass.core.status.conditions import Aspect, find
@@ -104,7 +105,7 @@ def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
     yield from _degraded(
         status, ConditionType.TRACKING_DEGRADED, Reason.TRACKING_UNREACHABLE, report.tracking_error
     )
-    full = report.save_error is not None and messages.is_storage_full(report.save_error)
+    full = report.save_error is not None and STORAGE_FULL.search(report.save_error)
     reason = Reason.STORAGE_FULL if full else Reason.SAVE_FAILED
     yield from _degraded(status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error)
     if report.plan is not None and report.plan.precision is not None:

@@ -5,7 +5,8 @@ Called by the training loop on every rank (collective):
     manifest = load(store=store, context=context, state=state)   # context.resume names the checkpoint
 
 All ranks raise the same CheckpointUnusable, with evidence, when it cannot be loaded; the leading agent
-poisons the name after the second time and chooses the next. Must never load unverified bytes.
+poisons the name after the second time and chooses the next. A volume that does not answer is StoreUnusable
+instead: it says nothing about the checkpoint. Must never load unverified bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from windlass.api.contract import FileEntry, Manifest, RankContext
 from windlass_workloads.checkpoint import flat, randomness
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.errors import CheckpointUnusable
+from windlass_workloads.checkpoint.errors import STORE_FIELD, CheckpointUnusable, StoreUnusable
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.store import RunStore
@@ -72,21 +73,50 @@ def shares(files: list[FileEntry], world_size: int) -> list[list[FileEntry]]:
 
 
 def _verified(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> Manifest:
-    """The manifest, once all ranks together have hashed all files."""
-    manifest: Manifest | None = None
+    """The manifest, once all ranks together have hashed all files; StoreUnusable when a volume does not answer."""
+    manifest, problems, outage = _look(store, name, context, group)
+    everyone = group.gather((problems, outage))
+    found = list(dict.fromkeys(problem for each, _ in everyone for problem in each))
+    silent = next((each for _, each in everyone if each is not None), None)
+    if silent is not None and not found:
+        raise StoreUnusable(
+            f"{STORE_FIELD}: the volume does not answer while checkpoint {name} is verified (got {silent}); "
+            "the checkpoint is kept and tried again. hint: check the volume behind the claim."
+        )
+    if found or manifest is None:
+        raise CheckpointUnusable(name, "its content is damaged", hint=FALL_BACK, evidence=found)
+    return manifest
+
+
+def _look(
+    store: RunStore, name: str, context: RankContext, group: SaveGroup
+) -> tuple[Manifest | None, list[str], str | None]:
+    """This rank's part: the manifest, what is wrong with its share, and why neither could be told."""
+    try:
+        return *_compare(store, name, context, group), None
+    except OSError as error:
+        try:
+            store.probe()
+        except StoreUnusable:
+            return None, [], str(error)
+    # The volume works. Either it does so again, or this file alone is beyond reading.
+    try:
+        return *_compare(store, name, context, group), None
+    except OSError as error:
+        return None, [str(error)], None
+
+
+def _compare(
+    store: RunStore, name: str, context: RankContext, group: SaveGroup
+) -> tuple[Manifest | None, list[str]]:
     try:
         manifest = manifests.read(store, name)
-        if manifest.run_uid != context.config.run.uid:
-            raise manifests.ManifestInvalid(f"the manifest is of another run (got uid {manifest.run_uid})")
-        share = shares(manifest.files, group.world_size)[group.rank]
-        problems = manifests.verify(store.path(name), manifest, deep=True, only=share)
-    except (manifests.ManifestInvalid, OSError) as error:
-        problems = [str(error)]
-    everyone = [problem for each in group.gather(problems) for problem in each]
-    if everyone or manifest is None:
-        evidence = list(dict.fromkeys(everyone))
-        raise CheckpointUnusable(name, "its content is damaged", hint=FALL_BACK, evidence=evidence)
-    return manifest
+    except manifests.ManifestInvalid as error:
+        return None, [str(error)]
+    if manifest.run_uid != context.config.run.uid:
+        return None, [f"the manifest is of another run (got uid {manifest.run_uid})"]
+    share = shares(manifest.files, group.world_size)[group.rank]
+    return manifest, manifests.verify(store.path(name), manifest, deep=True, only=share)
 
 
 def _require_fitting(

@@ -41,6 +41,19 @@ def test_fields_of_another_version_are_passed_over(tmp_path: Path) -> None:
     assert state.read(layout) == a_state(layout)
 
 
+@pytest.mark.parametrize("asked", [None, "10.99.0.0/16"])
+def test_up_of_a_running_cluster_need_not_repeat_its_range(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: str | None
+) -> None:
+    layout = Layout(tmp_path)
+    running = state.State("embedded", str(tmp_path), "/srv/repository", "10.99.0.0/16", ready=True)
+    state.write(layout, running)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(up, "supervisor_is_alive", lambda _: True)
+    monkeypatch.setattr(up, "_answers", lambda _: True)
+    assert up.up(layout, repository=tmp_path, network_range=asked) == running
+
+
 def test_reused_pid_is_not_the_supervisor(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     ticks = state.start_ticks(os.getpid())

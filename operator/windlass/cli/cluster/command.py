@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--directory", type=Path, default=None, help="where the cluster lives")
         if name == "up":
             command.add_argument(
-                "--network", default=network.DEFAULT_NETWORK, help="address range of the cluster"
+                "--network",
+                default=None,
+                help=f"address range of a new cluster (otherwise {network.DEFAULT_NETWORK})",
             )
             command.add_argument("--provider", choices=("auto", "kind", "embedded"), default="auto")
         if name == "down":

@@ -51,14 +51,18 @@ API_NAME = "kubernetes.default.svc.cluster.local"
 NODE_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 
 
-def up(layout: Layout, *, repository: Path, network_range: str) -> State:
-    """Start the embedded cluster, or return at once when it runs and answers. Raises ClusterError."""
+def up(layout: Layout, *, repository: Path, network_range: str | None) -> State:
+    """Start the embedded cluster, or return at once when it runs and answers. Raises ClusterError.
+
+    Without a range it has the one it was made with, and the usual one when it is new.
+    """
     if os.geteuid() != 0:
         raise errors.not_root(os.geteuid())
-    plan = network.parse(network_range)
     check_directory(layout)
     with locked(layout):
         before = read(layout)
+        made_with = before.network if before is not None else ""
+        plan = network.parse(network_range or made_with or network.DEFAULT_NETWORK)
         if before is not None and before.network != str(plan.whole):
             raise errors.network_differs(str(plan.whole), before.network)
         if before is not None and supervisor_is_alive(before) and before.ready:

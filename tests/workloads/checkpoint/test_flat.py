@@ -202,6 +202,25 @@ def test_only_what_is_trained_is_kept_with_an_adapter() -> None:
     assert {path[1] for path in paths} == {"1.weight", "1.bias", "seen"}
 
 
+@pytest.mark.parametrize("kind", [ReplicatedState, TorchState], ids=["DDP", "by name"])
+def test_a_frozen_weight_with_two_names_is_kept_under_neither(kind: type[TorchState]) -> None:
+    model = torch.nn.ModuleDict(
+        {"embed": torch.nn.Linear(3, 3, bias=False), "adapter": torch.nn.Linear(3, 3)}
+    )
+    model["head"] = torch.nn.Linear(3, 3, bias=False)
+    model["head"].weight = model["embed"].weight
+    model["embed"].weight.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model["adapter"].parameters(), lr=0.1)
+    model["adapter"](torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    state = kind(
+        strategy="DDP", model=model, optimizer=optimizer, scheduler=None, counters={}, trainable_only=True
+    )
+    made = state.state_dict()
+    names = set(made["model"]) if "model" in made else {path[1] for path in flat.views(flat.join(made))}
+    assert names == {"adapter.weight", "adapter.bias"}
+
+
 def test_a_loaded_state_shares_no_memory_with_what_it_was_loaded_from() -> None:
     state = flat.join(state_of(1, frozen=False).state_dict())
     fresh = state_of(0, frozen=False)

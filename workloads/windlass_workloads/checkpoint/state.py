@@ -59,8 +59,11 @@ class TorchState:
 
     def by_name(self) -> dict[str, Any]:
         """The same, whatever form is saved: what a checkpoint saved by name is loaded into."""
+        weights = get_model_state_dict(self.model, options=self.options)
+        # torch leaves out a frozen weight by one of its names only: a tied one would come in by the other.
+        dropped = self._frozen()
         return {
-            "model": get_model_state_dict(self.model, options=self.options),
+            "model": {name: each for name, each in weights.items() if name not in dropped},
             "optimizer": get_optimizer_state_dict(self.model, self.optimizer, options=self.options),
             "plain": self._plain(),
         }
@@ -82,6 +85,13 @@ class TorchState:
                     flat.put(saved["optimizer", name, key], tensor)
         settle(mine["optimizer"]["param_groups"], json.loads(state["plain"])["groups"])
         self.load_state_dict({**mine, "plain": state["plain"]})
+
+    def _frozen(self) -> set[str]:
+        """All names of weights that are not kept, without what wrappers put before them."""
+        if not self.options.ignore_frozen_params:
+            return set()
+        named = self.model.named_parameters(remove_duplicate=False)
+        return {name.removeprefix("module.") for name, each in named if not each.requires_grad}
 
     def _plain(self) -> str:
         scheduler = None if self.scheduler is None else self.scheduler.state_dict()
@@ -144,9 +154,7 @@ class ReplicatedState(TorchState):
 
     def _weights(self) -> dict[flat.Path, torch.Tensor]:
         """What is kept of the model: everything, or all but frozen weights."""
-        frozen: set[str] = set()
-        if self.options.ignore_frozen_params:
-            frozen = {name for name, each in self.model.named_parameters() if not each.requires_grad}
+        frozen = self._frozen()
         return {("model", name): each for name, each in self.model.state_dict().items() if name not in frozen}
 
     def _moments(self) -> dict[flat.Path, torch.Tensor]:

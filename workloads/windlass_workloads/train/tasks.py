@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -64,10 +65,14 @@ def preload(run_config: Path = Path(RUN_CONFIG_MOUNT) / RUN_CONFIG_FILE) -> None
 
 
 def _quieten() -> None:
-    """Progress bars of libraries fill logs with lines that nobody reads."""
+    """Progress bars, and warnings between libraries, fill logs and evidence with lines that help nobody."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    # peft asks transformers for an attribute by its old name.
+    warnings.filterwarnings(
+        "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )
 
 
 def prepare(context: RankContext, channel: Channel, roots: Roots | None = None) -> None:

@@ -54,6 +54,11 @@ def test_a_run_says_what_it_does_in_order(make_job):
     assert last.data_digest == plan.data_digest
 
 
+def test_held_out_samples_are_used_once_at_the_end_if_no_period_is_given(make_job):
+    run = make_job(data={"validation": {"fraction": "0.2"}}, training={"maxSteps": 3}).train().ok()
+    assert [event.step for event in run.of("Validation")] == [3]
+
+
 @pytest.mark.fault("F5")
 @pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
 def test_sigterm_to_one_rank_saves_on_all_and_loses_nothing(make_job, strategy):

@@ -174,8 +174,8 @@ def make_batch(job: Assembly, split: Split, units: Sequence[int], *, filler: int
 
 
 def due(step: int, every: int | None, *, last: bool) -> bool:
-    """Whether something periodic is due; the last step always is, if the period is set."""
-    return every is not None and (last or step % every == 0)
+    """Whether something periodic is due; at the last step it always is, without a period only then."""
+    return last or (every is not None and step % every == 0)
 
 
 def tell_step(

@@ -119,8 +119,9 @@ class Checkpointing(Model):
     )
 
     store: StoreUri
-    """Claim, and directory in it, for checkpoints and output; the run's own directory is made below it.
-    With more than one node the claim must be ReadWriteMany. Example: pvc://checkpoints/team-a."""
+    """Claim, and directory in it, for checkpoints and output; the run's own directory is made below it and
+    stays when the job is deleted. With more than one node the claim must be ReadWriteMany. Example:
+    pvc://checkpoints/team-a."""
     every_steps: Annotated[
         int, Field(ge=1, le=1_000_000), Hint("a run loses at most the steps since the last checkpoint")
     ] = 100

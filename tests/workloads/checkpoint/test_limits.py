@@ -425,7 +425,7 @@ DAMAGES: list[tuple[str, Callable[[bytes], bytes], str]] = [
 ]
 
 
-@pytest.mark.fault("F54")
+@pytest.mark.fault("F55")
 @pytest.mark.parametrize(("damage", "said"), [row[1:] for row in DAMAGES], ids=[row[0] for row in DAMAGES])
 def test_a_damaged_manifest_is_named_and_passed_over(
     store: RunStore, damage: Callable[[bytes], bytes], said: str
@@ -440,7 +440,7 @@ def test_a_damaged_manifest_is_named_and_passed_over(
     assert [row.name for row in ledger.rows(store, incarnations.newest(store))] == [good]
 
 
-@pytest.mark.fault("F54")
+@pytest.mark.fault("F55")
 def test_no_flipped_bit_of_a_manifest_goes_unseen(store: RunStore) -> None:
     name = commit(store, 10, 1)
     path = store.path(f"{name}/{MANIFEST}")
@@ -482,7 +482,7 @@ FILE_DAMAGES: list[tuple[str, Callable[[Path], None], str, bool]] = [
 ]
 
 
-@pytest.mark.fault("F54")
+@pytest.mark.fault("F55")
 @pytest.mark.parametrize("victim", ["weights.bin", "shard/optimizer.bin"])
 @pytest.mark.parametrize(
     ("damage", "said", "shallow"), [row[1:] for row in FILE_DAMAGES], ids=[row[0] for row in FILE_DAMAGES]

@@ -5,6 +5,7 @@ What goes wrong is told by files in the run's store: `fault-<rank>-<step>` holds
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -28,8 +29,20 @@ def preload() -> None:
     problem = os.environ.get("TOY_PRELOAD", "")
     if problem == "thread":
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif problem == "hold":
+        os.register_at_fork(after_in_child=functools.partial(hold, os.getpid()))
     elif problem:
         raise ImportError(problem)
+
+
+def hold(warm: int) -> None:
+    """A rank that trains stands still right after its fork, until the test makes `release`."""
+    store = RunStore(os.environ["TOY_STORE"])
+    if os.getppid() == warm or not store.exists("prepared/toy"):
+        return
+    store.write("held", b"")
+    while not store.exists("release"):
+        time.sleep(0.005)
 
 
 def prepare(context: RankContext, channel: RankChannel) -> None:

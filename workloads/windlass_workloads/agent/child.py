@@ -110,6 +110,7 @@ def _prepare_process(context: RankContext, channel: RankChannel) -> None:
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGTERM, lambda *_: channel.request_save())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.enable()
     torch = sys.modules.get("torch")

@@ -54,6 +54,7 @@ class RankHost:
         self._ranks: dict[int, Rank] = {}
         self._starting: asyncio.Task[None] | None = None
         self._abandoned = asyncio.Event()
+        self._saving = False
         self._oom_before = 0
         self.incarnation = 0
         """Incarnation whose ranks are here; 0 when there are none."""
@@ -65,13 +66,16 @@ class RankHost:
             return
         self.incarnation = incarnation
         self._abandoned.clear()
+        self._saving = False
         self._oom_before = oom.count()
         self._starting = asyncio.get_running_loop().create_task(self._start_all(contexts))
 
     def stop(self, mode: Literal["Kill", "Save"]) -> None:
-        """Kill all ranks now, or ask them to save and exit."""
+        """Kill all ranks now, or ask them to save and exit: also those that are still to be started."""
         if mode == "Kill":
             self._abandoned.set()
+        else:
+            self._saving = True
         # Who has ended already was not ended by this order, even if nobody has looked yet.
         self._reaper.reap()
         for rank in self._ranks.values():
@@ -134,6 +138,9 @@ class RankHost:
         if self._abandoned.is_set():
             rank.ordered = True
             self._signal(rank, signal.SIGKILL)
+        elif self._saving:
+            # The others cannot reach a step to save at without this one.
+            self._signal(rank, signal.SIGTERM)
 
     def _on_event(self, context: RankContext, line: bytes) -> None:
         try:

@@ -123,8 +123,9 @@ def main(arguments: Sequence[str]) -> int:
             data = stream.read()
         run_rank(data, tasks=tasks, events=events, log=log, agent=agent)
     die_with(agent)
-    # Ranks set their own handlers; the warm parent itself ends when the agent wants it to.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # The warm parent ends when the agent wants it to. Blocked and not ignored: a rank that is asked to save
+    # before it has a handler hears of it as soon as it has one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     server = socket.socket(fileno=descriptor)
     began = time.monotonic()

@@ -107,6 +107,7 @@ class Report(StatusModel):
     sent_at: datetime
     incarnation: int = 0
     phase: Phase | None = None
+    """What the gang does; none from a failure until the next incarnation is claimed, and at the end."""
     progress: Progress = Field(default_factory=Progress)
     plan: Plan | None = None
     checkpoints: Annotated[list[CheckpointRecord], Field(max_length=20)] = []

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
 from windlass.api.contract import RunConfig, Verdict
 from windlass.api.meta import ExitCode, FailureClass, Reason
@@ -56,17 +56,26 @@ def main(arguments: Sequence[str]) -> int:
         config = load_run_config(options.run_config)
     except StartError as error:
         verdict = _unstartable(str(error))
+        code = verdicts.exit_code(verdict)
     else:
-        verdict = _run(identity, options, config)
-    code = verdicts.exit_code(verdict)
+        verdict, code = _run(identity, options, config)
     log.info("ended", extra={"result": verdict.result, "step": verdict.step, "code": int(code)})
     verdicts.write(options.termination_log, verdict)
     return int(code)
 
 
-def _run(identity: Identity, options: Options, config: RunConfig) -> Verdict:
+def leave(code: int) -> NoReturn:
+    """Ends the process now. A thread that waits for a store which does not answer must not hold it up."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
+
+
+def _run(identity: Identity, options: Options, config: RunConfig) -> tuple[Verdict, ExitCode]:
+    # Not asyncio.run, which joins the threads of unanswered file operations.
+    loop = asyncio.new_event_loop()
     try:
-        return asyncio.run(_live(identity, options, config))
+        verdict = loop.run_until_complete(_live(identity, options, config))
     except Exception as error:  # the operator must learn of our own mistakes too
         log.exception("the agent is broken")
         failure = Failure(
@@ -75,9 +84,8 @@ def _run(identity: Identity, options: Options, config: RunConfig) -> Verdict:
             message=f"the agent itself failed: {type(error).__name__}: {error}",
             hint="this is a fault of Windlass; the pod's log has the traceback",
         )
-        verdict = Verdict(result="Failed", failure=failure)
-        verdicts.write(options.termination_log, verdict)
-        sys.exit(int(ExitCode.INTERNAL))
+        return Verdict(result="Failed", failure=failure), ExitCode.INTERNAL
+    return verdict, verdicts.exit_code(verdict)
 
 
 async def _live(identity: Identity, options: Options, config: RunConfig) -> Verdict:
@@ -115,4 +123,4 @@ def _unstartable(message: str) -> Verdict:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

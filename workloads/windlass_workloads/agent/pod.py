@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from windlass.api.contract import RankContext, RunConfig, Verdict
+from windlass_workloads.agent import verdict as verdicts
 from windlass_workloads.agent.forking import WarmParent
 from windlass_workloads.agent.identity import (
     GRACE_RESERVE_SECONDS,
@@ -96,8 +97,9 @@ class Pod:
         self.host.start(message.incarnation, contexts)
 
     def end(self, verdict: Verdict) -> None:
-        """The first verdict counts."""
+        """The first verdict counts. It is written at once: the kubelet may not wait for what follows."""
         if not self.ended.done():
+            verdicts.write(self.options.termination_log, verdict)
             self.ended.set_result(verdict)
 
     async def close(self) -> bool:

@@ -1,6 +1,7 @@
 """The termination message: how an agent ended, for the operator and for whoever reads the pod.
 
-Written once, as the last act. Kubernetes keeps 4096 bytes, so evidence is cut first and hints last.
+Written as soon as there is a verdict, before anything is cleaned up. Kubernetes keeps 4096 bytes, so
+evidence is cut first and hints last.
 """
 
 from __future__ import annotations

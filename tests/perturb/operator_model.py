@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from perturb.world import Api, Body, ConflictError, Gang
+from perturb.world import Api, Body, ConflictError, Gang, QuotaError
 from unit.core.builders import SETTINGS
 from windlass.api.contract import Orders, Report
+from windlass.api.meta import Reason
 from windlass.core.decision import Decision
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView
+from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
 SHARED_KINDS = ("ConfigMap", "Service", "NetworkPolicy")
@@ -52,6 +53,7 @@ class Operator:
         self.report: Report | None = None
         self.heard_at: datetime | None = None
         self.orders = Orders()
+        self.refused: Refusal | None = None
         self.listening_since = self.api.now
         self.seen_version = -1
 
@@ -87,7 +89,7 @@ class Operator:
     def state(self) -> tuple[Any, ...]:
         """What it remembers. Since when it listens is told by every report that it has heard since."""
         since = self.listening_since if self.heard_at is None else None
-        return self.report, self.heard_at, self.orders, self.wake_at, since
+        return self.report, self.heard_at, self.orders, self.wake_at, self.refused, since
 
     def is_chosen(self, kind: str, index: int) -> bool:
         return self.perturbation.kind == kind and self.perturbation.index == index
@@ -133,6 +135,7 @@ class Operator:
             report=self.report,
             heard_at=self.heard_at,
             listening_since=self.listening_since,
+            refusals=(self.refused,) if self.refused is not None else (),
         )
 
     def act(self, job: Job, decision: Decision) -> None:
@@ -150,7 +153,15 @@ class Operator:
                 self.api.create(dict(item))
             except ConflictError:
                 self.check_owner(dict(item))
+            except QuotaError as error:
+                # As the shell does: the rest would be refused alike, and the count goes on.
+                name, count = item["metadata"]["name"], self.refused.count + 1 if self.refused else 1
+                self.refused = Refusal("Pod", name, Reason.QUOTA_EXCEEDED, str(error), self.api.now, count)
+                self.seen_version = -1
+                break
             self.wrote()
+        else:
+            self.refused = None if decision.creates else self.refused
         for each in decision.deletes:
             self.api.delete(each.kind, each.name, each.uid)
             self.wrote()

@@ -175,6 +175,19 @@ def both(one: Action, other: Action) -> Action:
     return act
 
 
+def quota(pods: int | None) -> Action:
+    def act(world: World) -> None:
+        world.api.quota = pods
+        world.api.version += 1
+
+    return act
+
+
+def is_given_back(world: World) -> bool:
+    """The admitted part is gone again."""
+    return world.reason() == "QuotaExceeded" and not pods_exist(world)
+
+
 def gang_may_stay(world: World) -> None:
     """Nothing happens: only a pause in the script."""
 
@@ -323,6 +336,16 @@ SCENARIOS = (
             (when("Suspended"), resume),
             (at_incarnation(2), pod_vanishes(1)),
         ),
+    ),
+    Scenario(
+        "quota-admits-a-part",
+        "Completed",
+        ((always, quota(1)), (pods_exist, gang_may_stay), (is_given_back, quota(None))),
+    ),
+    Scenario(
+        "delete-while-quota-admits-a-part",
+        GONE,
+        ((always, quota(1)), (when("QuotaExceeded"), delete_job)),
     ),
     Scenario("service-vanishes", "Completed", ((at_step(30), object_vanishes("Service")),)),
     Scenario("configuration-vanishes", "Completed", ((at_step(30), object_vanishes("ConfigMap")),)),

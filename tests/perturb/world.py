@@ -29,10 +29,15 @@ class ConflictError(Exception):
     """409: it exists, or it is not what the caller read."""
 
 
+class QuotaError(Exception):
+    """403: the namespace's quota admits no further pod."""
+
+
 class Api:
     """Objects by kind and name in one namespace."""
 
     def __init__(self) -> None:
+        self.quota: int | None = None
         self.objects: dict[tuple[str, str], Body] = {}
         self.version = 0
         self.now = START
@@ -92,6 +97,8 @@ class Api:
     def create(self, body: Body) -> None:
         if (body["kind"], body["metadata"]["name"]) in self.objects:
             raise ConflictError(body["metadata"]["name"])
+        if self.quota is not None and len(self.of_kind("Pod")) >= self.quota:
+            raise QuotaError(f"exceeded quota: small, used: pods={self.quota}, limited: pods={self.quota}")
         owner = body["metadata"]["ownerReferences"][0]["uid"]
         made = self.put(dict(body) | {"status": {"phase": "Pending"}})
         if all(job["metadata"]["uid"] != owner for job in self.of_kind("FineTuneJob")):

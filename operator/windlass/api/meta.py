@@ -118,6 +118,8 @@ class Reason(StrEnum):
     # recovery events
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
+    # other events
+    DRIFT_CORRECTED = "DriftCorrected"
 
 
 class FailureClass(StrEnum):

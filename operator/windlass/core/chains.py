@@ -29,6 +29,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.gang_wants_recreation,  # the leader asks for a whole new gang
     gang.member_is_lost,  # charge the budget, give the place a new ticket
     gang.old_pods_are_in_the_way,  # two attempts never overlap
+    gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing
     gang.gang_is_waiting,  # pods cannot start: say why

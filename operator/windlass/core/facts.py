@@ -18,7 +18,7 @@ from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import ConditionType
 from windlass.api.status import Member
 from windlass.core import names
-from windlass.core.decision import Delete, Manifest
+from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
 from windlass.core.observed import Job, Observed, PodView
 from windlass.core.render.gang import shared_objects
@@ -50,6 +50,8 @@ class Outcome:
     requeue_after_seconds: float | None = None
     orders: Orders = field(default_factory=Orders)
     confirm_absent: tuple[str, ...] = ()
+    # What leaves no trace in status and is to be told all the same.
+    events: tuple[Event, ...] = ()
     quiet: bool = False
 
 

@@ -46,7 +46,10 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         applies=outcome.applies,
         creates=outcome.creates,
         deletes=outcome.deletes,
-        events=events_between(facts.job.status, written) if written is not None else (),
+        events=(
+            *outcome.events,
+            *(events_between(facts.job.status, written) if written is not None else ()),
+        ),
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),

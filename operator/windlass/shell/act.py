@@ -201,6 +201,10 @@ class Actor:
 
     def _keep(self, memory: Memory, kind: str, name: str, reason: Reason, message: str) -> None:
         known = memory.refusals.get((kind, name))
+        if kind == "Pod":
+            # A place that is tried again has another name: pods are refused in a row whatever they are called.
+            before = [key for key in memory.refusals if key[0] == "Pod"]
+            known = max((memory.refusals.pop(key) for key in before), key=lambda one: one.count, default=None)
         count = known.count + 1 if known is not None and known.reason == reason else 1
         LOG.warning(
             "object refused", kind=kind, name=name, reason=str(reason), problem=message[:300], count=count

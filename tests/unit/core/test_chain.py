@@ -133,6 +133,11 @@ def old_pods(scene: Scene) -> None:
     scene.pods = (*scene.pods, a_pod(1, 9, attempt=7))
 
 
+def partial(scene: Scene) -> None:
+    unmake_last(scene)
+    scene.refusals = (Refusal("Pod", "triage-1-2", Reason.QUOTA_EXCEEDED, "full", at=NOW, count=6),)
+
+
 def backing_off(scene: Scene) -> None:
     unmake_last(scene)
     update_status(scene, back_off_until=at(90))
@@ -185,6 +190,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "gang_wants_recreation": wants_gang,
     "member_is_lost": member_lost,
     "old_pods_are_in_the_way": old_pods,
+    "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
     "gang_is_waiting": waiting,

@@ -134,6 +134,17 @@ HINTED: list[tuple[str, str]] = [
         "checkpoint.keepLast",
     ),
     (
+        messages.quota_partial(2, 8, 160.0, "exceeded quota: small, used: pods=2, limited: pods=2."),
+        "the namespace's quota admits 2 of 8 pods, which are given back; the next try waits 160 s: exceeded quota: "
+        "small, used: pods=2, limited: pods=2. hint: `kubectl describe resourcequota` shows used and limit; raise it, "
+        "or ask for less",
+    ),
+    (
+        messages.drift_corrected("Service", "triage"),
+        "Service triage was changed by somebody and is put back. hint: change the job instead; what the run needs is "
+        "rendered from it",
+    ),
+    (
         messages.no_rung("pod triage-0-1 went away."),
         "pod triage-0-1 went away; recovery.ladder has no rung for that. hint: add RecreateGang to recovery.ladder",
     ),

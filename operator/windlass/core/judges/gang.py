@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from windlass.api.meta import ConditionType, Phase, Reason, Rung
 from windlass.api.status import FailedRank, Gang, RecoveryRecord
 from windlass.core import names
-from windlass.core.decision import Delete, Manifest
+from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.facts import Facts, Outcome, Slot
 from windlass.core.gang import next_attempt, replace_members
 from windlass.core.judges.lifecycle import fail, reason_named
 from windlass.core.judges.loss import Loss, charge_losses, charges_after, losses, worst
 from windlass.core.judges.world import waiting_trouble
+from windlass.core.observed import Refusal
 from windlass.core.plan import arithmetic_plan
 from windlass.core.render.pod import pod as render_pod
 from windlass.core.render.run_config import run_config, run_config_name
@@ -29,6 +30,8 @@ SILENCE_SECONDS = 60.0
 FORMING = (Phase.IMPORTS, Phase.PREPARE)
 REFUSAL_BASE_SECONDS = 5.0
 REFUSAL_LIMIT_SECONDS = 300.0
+# Refused so often in a row (two and a half minutes), the rest of a gang is not on its way.
+PARTIAL_REFUSALS = 6
 
 
 def config_name_for(facts: Facts, gang: Gang) -> str:
@@ -187,6 +190,36 @@ def until_out_of_reach(facts: Facts, ends: list[datetime | None]) -> float | Non
     return max((max(known) - facts.now).total_seconds() + 31.0, 1.0)
 
 
+def gang_is_partial(facts: Facts) -> Outcome | None:
+    """Quota admits a part of the gang only: give it back and wait, so that two halves never block each other.
+
+    Only a status write: every place gets a new ticket, and the pods of the old ones are deleted later.
+    """
+    made = sum(1 for slot in facts.slots if slot.pod is not None)
+    refused = max((item for item in facts.seen.refusals if is_of_quota(item)), key=by_count, default=None)
+    if refused is None or refused.count < PARTIAL_REFUSALS or not 0 < made < len(facts.slots):
+        return None
+    pause = refusal_pause(refused)
+    text = messages.quota_partial(made, len(facts.slots), pause, refused.message)
+    gang = replace_members(facts.status.gang, {slot.member.index for slot in facts.slots})
+    return waiting(facts, conditions.stalled(Reason.QUOTA_EXCEEDED, text), (), pause, gang=gang)
+
+
+def is_of_quota(refused: Refusal) -> bool:
+    """Whether a pod was refused for want of quota."""
+    return refused.kind == "Pod" and refused.reason is Reason.QUOTA_EXCEEDED
+
+
+def by_count(refused: Refusal) -> int:
+    """How often in a row."""
+    return refused.count
+
+
+def refusal_pause(refused: Refusal) -> float:
+    """Seconds before a refused object is tried again."""
+    return min(REFUSAL_BASE_SECONDS * 2.0 ** min(refused.count - 1, 10), REFUSAL_LIMIT_SECONDS)
+
+
 def is_backing_off(facts: Facts) -> Outcome | None:
     """The next try waits, so that a failing cause is not hammered."""
     until = facts.status.back_off_until
@@ -194,8 +227,9 @@ def is_backing_off(facts: Facts) -> Outcome | None:
         return None
     ready = find(facts.job.status.conditions, ConditionType.READY)
     left = (until - facts.now).total_seconds()
-    if ready is not None and ready.reason == Reason.BACKING_OFF:
-        return Outcome(facts.state(()), requeue_after_seconds=left)
+    if ready is not None and ready.reason in (Reason.BACKING_OFF, Reason.QUOTA_EXCEEDED):
+        # It is told already why nothing happens.
+        return Outcome(facts.state(()), deletes=facts.deletes(facts.former), requeue_after_seconds=left)
     failure = facts.status.last_failure
     text = messages.backing_off(left, failure.message if failure is not None else "repeated failures")
     return Outcome(
@@ -214,6 +248,9 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     refused = refusal(facts)
     if refused is not None:
         return refused
+    if not empty:
+        # The pods go on as they are; so does what is said about them.
+        return Outcome(facts.state(()), applies=applies, events=drift(facts, applies))
     held = any(facts.blocks(pod) and pod.index == 0 for pod in facts.former)
     ready = [slot for slot in empty if slot.member.index != 0 or not held]
     deletes = facts.deletes(facts.former)
@@ -223,6 +260,7 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     return Outcome(
         facts.state(conditions.working(reason, messages.starting(made, len(facts.slots)))),
         applies=applies,
+        events=drift(facts, applies),
         creates=tuple(render_member(facts, slot) for slot in ready),
         deletes=deletes,
         requeue_after_seconds=wait,
@@ -248,6 +286,24 @@ def missing_objects(facts: Facts) -> tuple[Manifest, ...]:
     return tuple(missing)
 
 
+def drift(facts: Facts, applies: tuple[Manifest, ...]) -> tuple[Event, ...]:
+    """One event for each object that is there and does not hold what was rendered, whatever its digest says."""
+    edited = {
+        (item.kind, item.name)
+        for item in facts.seen.objects
+        if item.owner_uid == facts.job.uid and item.digest is None
+    }
+    return tuple(
+        Event(
+            "Warning",
+            Reason.DRIFT_CORRECTED,
+            messages.drift_corrected(item["kind"], item["metadata"]["name"]),
+        )
+        for item in applies
+        if (item["kind"], item["metadata"]["name"]) in edited
+    )
+
+
 def render_member(facts: Facts, slot: Slot) -> Manifest:
     """The pod of one place."""
     return render_pod(
@@ -263,8 +319,7 @@ def render_member(facts: Facts, slot: Slot) -> Manifest:
 def refusal(facts: Facts) -> Outcome | None:
     """The API server refused one of our objects not long ago: say so, and wait longer each time."""
     for item in facts.seen.refusals:
-        pause = min(REFUSAL_BASE_SECONDS * 2.0 ** min(item.count - 1, 10), REFUSAL_LIMIT_SECONDS)
-        left = pause - (facts.now - item.at).total_seconds()
+        left = refusal_pause(item) - (facts.now - item.at).total_seconds()
         if left > 0:
             text = messages.refused(item.reason, item.kind, item.name, item.message)
             return Outcome(facts.state(conditions.stalled(item.reason, text)), requeue_after_seconds=left)

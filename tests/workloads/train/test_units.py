@@ -12,7 +12,7 @@ from windlass.api.meta import ExitCode, FailureClass, Reason
 from windlass.api.training import Training
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError
 from windlass_workloads.data.errors import WorkloadError
-from windlass_workloads.train.failures import failure_of
+from windlass_workloads.train.failures import NotFinite, failure_of
 from windlass_workloads.train.meters import Work, peak_of
 from windlass_workloads.train.objectives.supervised import isolating_mask
 from windlass_workloads.train.precision import Hardware, choose, hardware_of_cpu, processor_flags
@@ -134,6 +134,7 @@ FAILURES = [
         FailureClass.INFRASTRUCTURE,
         ExitCode.FENCED,
     ),
+    (NotFinite("step 3: loss nan"), Reason.CRASH, FailureClass.CRASH, ExitCode.CRASH),
     (ZeroDivisionError("x"), Reason.CRASH, FailureClass.CRASH, ExitCode.CRASH),
 ]
 
@@ -146,6 +147,11 @@ def test_errors_become_failures_with_class_hint_and_code(error, reason, failure_
     assert (failure.reason, failure.failure_class, exit_code) == (reason, failure_class, code)
     assert failure.hint
     assert failure.at is not None
+
+
+@pytest.mark.parametrize("field", ["learningRate", "gradientClip", "precision", "data.sources"])
+def test_numbers_that_run_away_are_told_with_the_fields_to_change(field):
+    assert field in failure_of(NotFinite("step 3: loss nan"))[0].hint
 
 
 def test_evidence_is_the_end_of_the_traceback():

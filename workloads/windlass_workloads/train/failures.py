@@ -28,6 +28,10 @@ EXIT_CODES: Final = {
 STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
 
 
+class NotFinite(RuntimeError):
+    """Loss or gradients are not numbers any more; nothing was applied."""
+
+
 def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
     """The failure to report for an exception, and the rank's exit code."""
     if isinstance(error, Fenced):
@@ -65,6 +69,12 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
             "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
         )
         return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, hint
+    if isinstance(error, NotFinite):
+        hint = (
+            "lower training.learningRate or training.gradientClip, set training.precision to FP32 if it is BF16, and "
+            "look for broken rows in data.sources: the same step fails again otherwise."
+        )
+        return Reason.CRASH, FailureClass.CRASH, hint
     if CASCADE.search(text):
         return (
             Reason.INFRASTRUCTURE,

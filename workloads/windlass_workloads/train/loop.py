@@ -23,6 +23,7 @@ from windlass_workloads.data.sources import Roots
 from windlass_workloads.train import runtime as runtimes
 from windlass_workloads.train.assembly import Assembly, assemble
 from windlass_workloads.train.export import export
+from windlass_workloads.train.failures import NotFinite
 from windlass_workloads.train.meters import StepTimer
 from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
 from windlass_workloads.train.plan import make_plan
@@ -30,10 +31,6 @@ from windlass_workloads.train.ports import Channel, Reporter
 from windlass_workloads.train.tracking import Tracker, open_tracker
 
 STOP_CHECK_BATCHES = 8
-
-
-class NotFinite(RuntimeError):
-    """Loss or gradients are not numbers any more; nothing was applied."""
 
 
 @dataclass(frozen=True, slots=True)

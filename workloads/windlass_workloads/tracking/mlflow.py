@@ -24,6 +24,8 @@ from windlass_workloads.tracking.recorder import RESUMED_TAG, Recorder, RunFacts
 from windlass_workloads.train.ports import Reporter
 
 FLUSH_SECONDS = 15.0
+FAILED_SECONDS = 1.0
+"""A rank that failed is to be gone soon, since its exit starts the recovery; the next incarnation sends the rest."""
 PUBLISH_SECONDS = 900.0
 PARTS = ("merged", "model", "adapter")
 
@@ -33,6 +35,7 @@ class Limits:
     """How long the end of a run may wait for tracking."""
 
     flush_seconds: float = FLUSH_SECONDS
+    failed_seconds: float = FAILED_SECONDS
     publish_seconds: float = PUBLISH_SECONDS
 
 
@@ -74,6 +77,7 @@ class MLflowTracker:
             ),
             tell=report.tracking,
         )
+        self.closed = False
         self.recorder.start()
 
     def metrics(self, step: int, figures: dict[str, float]) -> None:
@@ -99,10 +103,13 @@ class MLflowTracker:
         return output
 
     def close(self, status: str) -> None:
-        """Ends recording with the run's status; waits a few seconds at most."""
+        """Ends recording with the run's status; waits a few seconds at most. The first end counts."""
+        if self.closed:
+            return
+        self.closed = True
         self.recorder.keep()
-        self.recorder.flush(self.limits.flush_seconds if self.recorder.problem is None else 0.0)
-        self.recorder.end(status, self.limits.flush_seconds)
+        failed = status == "FAILED"
+        self.recorder.end(status, self.limits.failed_seconds if failed else self.limits.flush_seconds)
 
     def _publish(self, output: Output | None, checkpoint_digest: str | None) -> Answer | None:
         root = self.store.root / OUTPUT

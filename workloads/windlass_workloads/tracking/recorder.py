@@ -63,7 +63,7 @@ class Recorder:
         self._spooled = len(self._unsent)
         """How many of the unsent rows, from the first, are in the spool."""
         self._told: tuple[str | None, str | None] | None = None
-        self._ending = False
+        self._end_as: str | None = None
         self._wake, self._idle = threading.Event(), threading.Event()
         self._wake.set()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -97,28 +97,25 @@ class Recorder:
         return self._idle.wait(limit_seconds) and self.problem is None
 
     def end(self, status: str, limit_seconds: float) -> None:
-        """Sends what is left, sets the run's status (FINISHED, FAILED, KILLED) and stops the thread."""
-        self._ending = True
+        """Sends what is left and sets the run's status (FINISHED, FAILED, KILLED); waits at most so long for that."""
+        self._end_as = status
         self._wake.set()
         self._thread.join(limit_seconds)
-        if self.run_id is None or self.problem is not None:
-            return
-        body = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
-        try:
-            self.client.call("POST", "runs/update", body)
-        except (Unreachable, Refused) as error:
-            self._report(str(error))
 
     # --- in the thread -------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while not self._ending:
+        status: str | None = None
+        while status is None:
             self._wake.wait(self.retry_seconds if self.problem is not None else None)
             self._wake.clear()
+            status = self._end_as
             try:
                 if self.run_id is None:
                     self._open()
                 self._send()
+                if status is not None:
+                    self._finish(status)
             except (Unreachable, Refused) as error:
                 self.keep()
                 self._report(str(error))
@@ -165,6 +162,10 @@ class Recorder:
         body = {"run_id": run_id, "params": params, "tags": [{"key": RESUMED_TAG, "value": ",".join(marks)}]}
         self.client.call("POST", "runs/log-batch", body)
         self.client.call("POST", "runs/update", {"run_id": run_id, "status": "RUNNING"})
+
+    def _finish(self, status: str) -> None:
+        body = {"run_id": self.run_id, "status": status, "end_time": int(time.time() * 1000)}
+        self.client.call("POST", "runs/update", body)
 
     def _send(self) -> None:
         """Sends unsent rows, oldest first, leaving out what the server has."""

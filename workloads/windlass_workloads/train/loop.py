@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -45,8 +46,11 @@ class Done:
     stop: bool
 
 
-def run(context: RankContext, channel: Channel, roots: Roots) -> None:
-    """Trains until the last step and exports, or raises: StopRequested after a save that SIGTERM asked for."""
+def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) -> None:
+    """Trains until the last step and exports, or raises: StopRequested after a save that SIGTERM asked for.
+
+    What may be done once a failure has been told goes into `after`.
+    """
     report = Reporter(channel, context.rank)
 
     # --- start ----------------------------------------------------------------------------------
@@ -60,6 +64,7 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     if runtime.is_first:
         report.plan(plan)
     tracker = open_tracker(context, report, plan, resumed_step=resumed, roots=roots)
+    after.callback(tracker.close, "FAILED")
     try:
         if runtime.stop_agreed():
             stop_here(job, report, step=resumed, saved=resumed)
@@ -92,8 +97,8 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
                 report.output(output)
         runtime.end_together()
         report.done(job.shape.total_steps)
-    except BaseException as error:  # the run is closed truthfully, whatever ended it
-        tracker.close("KILLED" if isinstance(error, StopRequested) else "FAILED")
+    except StopRequested:
+        tracker.close("KILLED")
         raise
 
 

@@ -12,7 +12,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +87,8 @@ def train(context: RankContext, channel: Channel, roots: Roots | None = None) ->
     from windlass_workloads.train import loop
     from windlass_workloads.train.runtime import end
 
-    _guard(context, channel, lambda: loop.run(context, channel, roots or Roots()))
+    with ExitStack() as after:
+        _guard(context, channel, lambda: loop.run(context, channel, roots or Roots(), after))
     end()
 
 

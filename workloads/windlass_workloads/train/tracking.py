@@ -30,7 +30,7 @@ class Tracker(Protocol):
         ...
 
     def close(self, status: str) -> None:
-        """Ends recording before the run is complete: KILLED or FAILED."""
+        """Ends recording before the run is complete: KILLED or FAILED. The first end counts."""
         ...
 
 

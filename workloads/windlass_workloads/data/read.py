@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +131,12 @@ def _parse_json_line(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        where = f" at column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
-        raise BadRow(f"not JSON{where}: {what}") from None
+    except json.JSONDecodeError as error:
+        raise BadRow(f"not JSON at column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise BadRow("not JSON: nested too deep") from None
+    except ValueError:
+        raise BadRow("not JSON: a number has too many digits") from None
     if not isinstance(values, dict):
         raise BadRow(f"not a JSON object (got {type(values).__name__})")
     return values
@@ -142,25 +144,43 @@ def _parse_json_line(line: bytes) -> dict[str, Any] | None:
 
 def _read_csv(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:
     csv.field_size_limit(limits.row_bytes)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    # Bytes that are no letters come through, so that their row can be named.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         rows = csv.DictReader(file, strict=True)
-        while True:
-            try:
-                values = next(rows)
-            except StopIteration:
-                return
-            except (csv.Error, UnicodeDecodeError) as error:
-                # The position behind a broken quote is unknown, so that nothing after it can be trusted.
-                complaints.add(rows.reader.line_num, f"not CSV: {error}")
-                complaints.raise_if_any()
-                return
-            if None in values or any(value is None for value in values.values()):
-                complaints.add(
-                    rows.line_num,
-                    f"has another number of columns than the header ({len(rows.fieldnames or [])})",
-                )
-                continue
-            yield Row(rows.line_num, dict(values))
+        try:
+            columns = _check_header(rows.fieldnames or [], complaints)
+            for values in rows:
+                why = _why_bad(values, columns)
+                if why is None:
+                    yield Row(rows.line_num, dict(values))
+                else:
+                    complaints.add(rows.line_num, why)
+        except csv.Error as error:
+            # The position behind a broken quote is unknown, so that nothing after it can be trusted.
+            complaints.add(rows.reader.line_num, f"not CSV: {error}")
+            complaints.raise_if_any()
+
+
+def _check_header(names: Sequence[str], complaints: Complaints) -> int:
+    """Number of columns; raises when one is named twice: the later would replace the earlier unseen."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        complaints.add(1, f"names a column twice ({', '.join(twice[:4])})")
+    elif not all(_is_text(name) for name in names):
+        complaints.add(1, "not UTF-8")
+    complaints.raise_if_any()
+    return len(names)
+
+
+def _why_bad(values: dict[str, Any], columns: int) -> str | None:
+    if None in values or any(value is None for value in values.values()):
+        return f"has another number of columns than the header ({columns})"
+    return None if all(_is_text(value) for value in values.values()) else "not UTF-8"
+
+
+def _is_text(value: str) -> bool:
+    """Whether all bytes behind it were letters."""
+    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:

@@ -29,6 +29,7 @@ def validate(document: Any, previous: dict[str, Any] | None = None) -> list[Prob
             "document", text("is not an object", got=shown(document), allowed="a block of fields", hint=hint)
         )
         return judge.problems
+    document = _as_json(document)
     kind = document.get("kind")
     if not _identified(judge, document) or not isinstance(kind, str):
         return judge.problems
@@ -40,7 +41,7 @@ def validate(document: Any, previous: dict[str, Any] | None = None) -> list[Prob
         judge.add("spec", text("required value is missing", got="nothing", allowed=allowed, hint=hint))
         return judge.problems
     node = read(model)
-    old = None if previous is None else Judge().complete(node, previous.get("spec", {}), "spec")
+    old = None if previous is None else Judge().complete(node, _as_json(previous.get("spec", {})), "spec")
     completed = judge.complete(node, spec, "spec", old)
     if isinstance(document.get("metadata"), dict) and isinstance(document["metadata"].get("name"), str):
         for rule in root_rules:
@@ -50,9 +51,23 @@ def validate(document: Any, previous: dict[str, Any] | None = None) -> list[Prob
     return judge.problems
 
 
+def _as_json(value: Any) -> Any:
+    """The value with keys as kubectl sends them: YAML has other keys than strings, JSON has not."""
+    if isinstance(value, dict):
+        return {_key(key): _as_json(one) for key, one in value.items()}
+    return [_as_json(one) for one in value] if isinstance(value, list) else value
+
+
+def _key(key: Any) -> str:
+    if isinstance(key, bool) or key is None:
+        return {True: "true", False: "false", None: "null"}[key]
+    return str(key)
+
+
 def _identified(judge: Judge, document: dict[str, Any]) -> bool:
     kind, version = document.get("kind"), document.get("apiVersion")
-    if kind not in KINDS:
+    known = isinstance(kind, str) and kind in KINDS
+    if not known:
         hint = closest(str(kind), KINDS, "see `kubectl api-resources`")
         judge.add(
             "kind", text("no matches for this kind", got=shown(kind), allowed=", ".join(KINDS), hint=hint)
@@ -64,7 +79,7 @@ def _identified(judge: Judge, document: dict[str, Any]) -> bool:
         if name not in TOP:
             hint = closest(str(name), TOP, "is its indentation right? Settings belong below spec")
             judge.add(str(name), text("unknown field", got=str(name), allowed=", ".join(TOP), hint=hint))
-    return kind in KINDS and version == API_VERSION
+    return known and version == API_VERSION
 
 
 def _metadata(judge: Judge, document: dict[str, Any]) -> None:

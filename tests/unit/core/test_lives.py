@@ -18,6 +18,7 @@ from unit.core.builders import (
 from windlass.api.contract import MemberReport
 from windlass.api.meta import FailureClass, Phase, Rung
 from windlass.api.status import FailedRank, RecoveryRecord, RecoverySeconds
+from windlass.core.status.progress import RECOVERY_ROWS, merge_recoveries
 
 LEADER = MemberReport(index=0, pod="triage-0-1", pod_uid="pod-0-1", ready=True)
 FOLLOWER = MemberReport(index=1, pod="triage-1-2", pod_uid="pod-1-2", ready=True)
@@ -86,3 +87,14 @@ def test_leader_that_was_faster_gets_no_row_of_a_life_that_never_was() -> None:
         report = a_report(incarnation=number, members=BOTH, recoveries=rows)
         job = job.after(judge(job, now=at(70 + number), pods=present, report=report))
     assert numbers(job) == [(2, "OutOfMemory"), (3, "Crash")]
+
+
+def test_row_of_the_newest_life_stays_when_there_are_too_many() -> None:
+    """A row of the present life may be written after one of the next, when the leader hears of it later."""
+    older = [
+        row(2, Rung.RECREATE_POD, FailureClass.CRASH, pod=f"triage-1-{ticket}") for ticket in range(2, 12)
+    ]
+    newest = row(3, Rung.RECREATE_POD, FailureClass.INFRASTRUCTURE, pod="triage-2-1")
+    merged = merge_recoveries([newest, *older], [])
+    assert len(merged) == RECOVERY_ROWS
+    assert merged[-1] == newest

@@ -97,6 +97,7 @@ def merge_recoveries(
         elif row.failure_class in BETTER_KNOWN and told.failure_class not in BETTER_KNOWN:
             known = ("failure_class", "first_failed", "exit_code", "signal", "evidence")
             merged[row.incarnation] = told.model_copy(update={name: getattr(row, name) for name in known})
+    pending.sort(key=lambda row: row.incarnation)
     return [*(merged[key] for key in sorted(merged)), *pending][-RECOVERY_ROWS:]
 
 

@@ -1,7 +1,7 @@
 """The prepare phase: rows of all sources become arrays in the store, once per run.
 
 Called by train/tasks.prepare on one rank before the others start. The result's name is a digest of everything it
-depends on, so that a second call finds the first one's work. No randomness: what is repeated and what is held out
+depends on, so that a second call finds the first one's work. No randomness: what is left out and what is held out
 follows from hashes.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -54,20 +53,30 @@ class Preparation:
 
 @dataclass(frozen=True, slots=True)
 class LocatedSource:
-    """A source with its file. `position` is its index in the spec; `place` is the spec field for messages."""
+    """A source with its file. `position` is its index in the spec; `place` is the spec field for messages; `share`
+    is the part of its rows that is used."""
 
     source: DataSource
     path: Path
     place: str
     position: int
+    share: Decimal = Decimal(1)
 
 
 @dataclass(slots=True)
 class Counts:
-    """What was left out or cut, for the plan."""
+    """What was left out or cut, for the plan. By source: rows that could be trained on, and those of them not taken."""
 
     dropped: int = 0
     cut: int = 0
+    usable: dict[int, int] = field(default_factory=dict)
+    left_out: dict[int, int] = field(default_factory=dict)
+
+    def takes(self, position: int, *, taken: bool) -> bool:
+        """Counts a row of a source and passes on whether it is taken."""
+        self.usable[position] = self.usable.get(position, 0) + 1
+        self.left_out[position] = self.left_out.get(position, 0) + (not taken)
+        return taken
 
 
 def prepare(work: Preparation) -> Index:
@@ -79,8 +88,10 @@ def prepare(work: Preparation) -> Index:
     if found is not None:
         return found
     work.directory.mkdir(parents=True, exist_ok=True)
+    # Whoever else left one is dead or replaced: a data set half made may be large.
+    for left in work.directory.glob(f".{name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
     temporary = work.directory / f".{name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         index = _write(work, training, held_out, temporary=temporary, name=name)
         publish(temporary, final)
@@ -92,10 +103,11 @@ def prepare(work: Preparation) -> Index:
 def locate(work: Preparation) -> tuple[list[LocatedSource], list[LocatedSource]]:
     """Files of all sources: for training, and for validation when it names a file."""
     training = []
+    heaviest = max(Decimal(source.weight) for source in work.data.sources)
     for position, source in enumerate(work.data.sources):
         place = f"spec.data.sources[{position}]"
         path = work.finder.find(Request(source.uri, f"{place}.uri", "data", source.secret_ref))
-        training.append(LocatedSource(source, path, place, position))
+        training.append(LocatedSource(source, path, place, position, Decimal(source.weight) / heaviest))
     validation = work.data.validation
     if validation is None or validation.uri is None:
         return training, []
@@ -136,12 +148,13 @@ def _write(
     fraction = Decimal(work.data.validation.fraction or "0") if work.data.validation else Decimal(0)
     try:
         for located in training:
-            for sample, copies in _samples(work, located, counts):
-                target = validation if held_back(sample, work.seed, fraction) else train
-                for _ in range(1 if target is validation else copies):
-                    target.add(sample.tokens, sample.learned)
+            for line, sample in _samples(work, located, counts):
+                if held_back(sample, work.seed, fraction):
+                    validation.add(sample.tokens, sample.learned)
+                elif counts.takes(located.position, taken=is_taken(located, line, work.seed)):
+                    train.add(sample.tokens, sample.learned)
         for located in held_out:
-            for sample, _ in _samples(work, located, counts):
+            for _, sample in _samples(work, located, counts):
                 validation.add(sample.tokens, sample.learned)
         refuse_empty(work.data, len(train.lengths), len(validation.lengths), counts)
         pack_to = work.data.sequence_length if work.data.packing else None
@@ -163,14 +176,14 @@ def _write(
         sequence_length=work.data.sequence_length,
         packed=work.data.packing,
         sizes=sizes,
-        warnings=[*work.warnings, *warnings_of(counts, work.data.sequence_length)],
+        warnings=[*work.warnings, *warnings_of(counts, work.data)],
     )
     write_index(temporary, index)
     return index
 
 
-def _samples(work: Preparation, located: LocatedSource, counts: Counts) -> Iterator[tuple[Sample, int]]:
-    """Usable samples of one source, cut to length, each with its number of copies."""
+def _samples(work: Preparation, located: LocatedSource, counts: Counts) -> Iterator[tuple[int, Sample]]:
+    """Usable samples of one source, cut to length, each with its line."""
     complaints = Complaints(f"{located.place}.uri", located.path.name)
     recipe = Recipe(
         format=located.source.format,
@@ -178,7 +191,6 @@ def _samples(work: Preparation, located: LocatedSource, counts: Counts) -> Itera
         learn_all=work.data.loss_on == "All",
         sequence_length=work.data.sequence_length,
     )
-    weight = Decimal(located.source.weight)
     for number, row in enumerate(
         read_rows(located.path, field=f"{located.place}.uri", complaints=complaints, limits=work.limits)
     ):
@@ -194,7 +206,7 @@ def _samples(work: Preparation, located: LocatedSource, counts: Counts) -> Itera
         if not any(sample.learned[1:]):
             counts.dropped += 1
             continue
-        yield sample, copies_of(f"{work.seed}/{located.position}/{row.line}", weight)
+        yield row.line, sample
     complaints.raise_if_any()
 
 
@@ -203,10 +215,9 @@ def fraction_of(key: bytes) -> Decimal:
     return Decimal(int.from_bytes(hashlib.sha256(key).digest()[:7], "big")) / Decimal(1 << 56)
 
 
-def copies_of(key: str, weight: Decimal) -> int:
-    """How often a sample is in one pass: the whole part of the weight, and once more by chance of its key."""
-    whole = math.floor(weight)
-    return whole + (fraction_of(f"copies {key}".encode()) < weight - whole)
+def is_taken(located: LocatedSource, line: int, seed: int) -> bool:
+    """Whether a row is used, by its source's share. It follows from seed and place alone."""
+    return fraction_of(f"share {seed}/{located.position}/{line}".encode()) < located.share
 
 
 def held_back(sample: Sample, seed: int, fraction: Decimal) -> bool:
@@ -233,12 +244,18 @@ def refuse_empty(data: Data, train: int, validation: int, counts: Counts) -> Non
         )
 
 
-def warnings_of(counts: Counts, sequence_length: int) -> list[str]:
+def warnings_of(counts: Counts, data: Data) -> list[str]:
     """What a reader should know although it is no error."""
-    warnings = []
+    heaviest = max((source.weight for source in data.sources), key=Decimal)
+    warnings = [
+        f"spec.data.sources[{position}].weight: {left_out} of {counts.usable[position]} rows are left out of each pass "
+        f"(weight {data.sources[position].weight} beside {heaviest})"
+        for position, left_out in counts.left_out.items()
+        if left_out
+    ]
     if counts.cut:
         warnings.append(
-            f"spec.data.sequenceLength: {counts.cut} samples were cut to {sequence_length} tokens"
+            f"spec.data.sequenceLength: {counts.cut} samples were cut to {data.sequence_length} tokens"
         )
     if counts.dropped:
         warnings.append(

@@ -172,7 +172,7 @@ def _unique(value: Any, _: Any) -> bool:
 
 
 class Recovery(Model):
-    """What is tried when a rank dies, in this order, and how often."""
+    """What may be tried when a rank dies, and how often."""
 
     ladder: Annotated[
         list[Rung],
@@ -196,8 +196,10 @@ class Recovery(Model):
         Rung.RECREATE_POD,
         Rung.RECREATE_GANG,
     ]
-    """Rungs in the order they are tried: restart the ranks in their pods, replace the pod, replace all
-    pods. Example: [RecreatePod, RecreateGang]."""
+    """Rungs that are allowed: restart the ranks in their pods, replace the pod, replace all pods. The lowest
+    allowed one that can help is tried, whatever their order here, and a higher one when it did not help.
+    While the operator is away nobody makes pods, and ranks restart in theirs.
+    Example: [RecreatePod, RecreateGang]."""
     budgets: Budgets = Field(default_factory=Budgets)
     """Failures survived per class; a newer verified checkpoint resets the count. Example: {crash: 3}."""
     back_off_seconds: Annotated[int, Field(ge=0, le=3600), Hint("it doubles with every failure in a row")] = (

@@ -39,6 +39,7 @@ def spec(**changes: Any) -> FineTuneJobSpec:
             "backOffSeconds": changes.pop("back_off", 0),
             "terminationGracePeriodSeconds": changes.pop("grace", 20),
             "budgets": changes.pop("budgets", {}),
+            "ladder": changes.pop("ladder", ["InPlace", "RecreatePod", "RecreateGang"]),
         },
     }
     assert changes == {}, changes

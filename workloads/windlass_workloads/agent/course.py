@@ -303,10 +303,33 @@ class Course:
         if cost is None:
             return
         self.wants_gang = cost.rung is Rung.RECREATE_GANG
-        if cost.rung is Rung.RECREATE_POD and self._now - self._operator_at < OPERATOR_SECONDS:
+        # Nobody else makes new pods: without an operator only a restart in place is left.
+        can_replace = self._now - self._operator_at < OPERATOR_SECONDS
+        if can_replace and self._gives_up(first.pod):
+            self._hand_over(cause_of(judgement, cost.rung or Rung.RECREATE_POD, from_step=self.step))
+            return
+        if can_replace and cost.rung is Rung.RECREATE_POD:
             self._replace(first.pod)
         rung = Rung.RECREATE_POD if self.roster.missing else Rung.IN_PLACE
         self._recover_by(cause_of(judgement, rung, from_step=self.step), cost.delay_seconds)
+
+    def _gives_up(self, pod: str | None) -> bool:
+        """Whether the leader's own pod has to go, because its ranks may not be restarted in it."""
+        leader = self.roster.get(0)
+        own = leader is not None and leader.hello.pod == pod
+        return Rung.IN_PLACE not in self.recovery.ladder and (self.wants_gang or own)
+
+    def _hand_over(self, cause: IncarnationCause) -> None:
+        """Ends this pod, or all, for new ones; the next leader goes on with this fault, which is paid for."""
+        charged = ev.Charged(incarnation=self.incarnation, budgets=self.budgets, cause=cause)
+        self._out.append(ev.Remember((("charged", charged.to_wire()),)))
+        verdict = Verdict(
+            result="Preempted",
+            step=self.ledger_step,
+            lost_steps=max(0, self.step - self.ledger_step),
+            incarnation=self.incarnation,
+        )
+        self._end(verdict, others=self.wants_gang, left="Pod")
 
     def _charge(self, judgement: Judgement, at_step: int) -> Charge | None:
         """Charges a failure; None when it was one too many, which ends the run."""
@@ -350,8 +373,10 @@ class Course:
             )
         )
 
-    def _end(self, verdict: Verdict, *, others: bool = True) -> None:
-        """The leader's end; `others` says whether the whole gang ends with it."""
+    def _end(
+        self, verdict: Verdict, *, others: bool = True, left: Literal["Pod", "Whole"] | None = None
+    ) -> None:
+        """The leader's end; `others` says whether the whole gang ends with it, `left` what a successor takes it for."""
         if self.clock is not None and self.clock.claimed_at and verdict.result != "Fenced":
             self._recovered(self.life, self._now)
         self.mode, self.verdict, self._deadline = Mode.ENDED, verdict, None
@@ -359,7 +384,7 @@ class Course:
         if verdict.result == "Succeeded":
             self._out.append(ev.Remember((("finished", verdict.to_wire()),)))
         if verdict.result != "Fenced":
-            self._mark(State.DOWN, left="Whole" if others else "Pod")
+            self._mark(State.DOWN, left=left or ("Whole" if others else "Pod"))
         for member in self.roster:
             if member.hello.index != 0 and (others or member.leaving_at is not None):
                 self._tell(member, Finish(verdict=verdict))

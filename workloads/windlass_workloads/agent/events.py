@@ -29,10 +29,14 @@ class State(StrEnum):
 
 
 class Charged(StatusModel):
-    """Budgets after a failure of this incarnation; they reach an incarnation file only after the back-off."""
+    """Budgets after a failure of this incarnation; they reach an incarnation file only after the back-off.
+
+    With a `cause`, the leader that judged it gave its own pod up, and the next one goes on from there.
+    """
 
     incarnation: int
     budgets: BudgetUse
+    cause: IncarnationCause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,10 @@ class Memory:
     finished: Verdict | None = None
     charged: Charged | None = None
     recoveries: tuple[RecoveryRecord, ...] = ()
+
+    def charged_in(self, incarnation: int) -> Charged | None:
+        """What was charged in this incarnation and did not reach the next one's file."""
+        return self.charged if self.charged is not None and self.charged.incarnation == incarnation else None
 
 
 # --- events ------------------------------------------------------------------------------------

@@ -76,9 +76,8 @@ class Gang(Course):
             self._end(memory.finished)
             return
         if newest is not None:
-            self.budgets = newest.budgets
-            if memory.charged is not None and memory.charged.incarnation == newest.incarnation:
-                self.budgets = memory.charged.budgets
+            charged = memory.charged_in(newest.incarnation)
+            self.budgets = charged.budgets if charged is not None else newest.budgets
         if newest is None or memory.left == "Whole":
             self._mark(State.STARTING)
             self._claim(None)
@@ -93,7 +92,10 @@ class Gang(Course):
         rung = Rung.RECREATE_GANG if self.config.attempt > newest.attempt else Rung.RECREATE_POD
         step = max(self.ledger_step, memory.step)
         cause = cause_of(judgement, rung, from_step=step)
-        if memory.left == "Pod":
+        charged = memory.charged_in(newest.incarnation)
+        if memory.left == "Pod" and charged is not None and charged.cause is not None:
+            cause = charged.cause.model_copy(update={"rung": rung, "from_step": step})
+        elif memory.left == "Pod":
             cause = cause.model_copy(update={"failure_class": FailureClass.PREEMPTED})
         elif self._charge(judgement, step) is None:
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from windlass.api.meta import FailureClass, Reason
 from windlass.api.training import Data
 from windlass_workloads.data import arrays
 from windlass_workloads.data.errors import StopRequested, WorkloadError
-from windlass_workloads.data.prepare import Preparation, copies_of, fraction_of, prepare
+from windlass_workloads.data.prepare import Preparation, fraction_of, prepare
 from windlass_workloads.data.sources import Finder, Roots
 from workloads.checkpoint.faulty import Disk, Killed
 
@@ -276,9 +275,6 @@ def test_arrays_hold_what_the_rows_said(tmp_path: Path, wanted: arrays.Index) ->
 
 
 def test_no_chance_is_left_to_chance() -> None:
-    assert {copies_of(f"k{number}", Decimal(2)) for number in range(50)} == {2}
-    assert {copies_of(f"k{number}", Decimal("1.5")) for number in range(50)} == {1, 2}
-    assert copies_of("k", Decimal("0.5")) == copies_of("k", Decimal("0.5"))
     shares = [float(fraction_of(b"%d" % number)) for number in range(2000)]
     assert all(0 <= share < 1 for share in shares)
     assert 0.45 < sum(shares) / len(shares) < 0.55

@@ -90,7 +90,9 @@ class DataSource(Model):
             above="0", at_most="1000", hint="use 1 for every source, or remove a source that is not wanted"
         ),
     ] = "1"
-    """How often the rows of this source are drawn, relative to the other sources. Example: "0.5"."""
+    """How many of its rows are used, relative to the other sources: the source of the largest weight gives
+    every row once in each pass, one of half that weight about half of its rows, the same in each pass. The plan
+    warns how many are left out. Example: "0.5"."""
     columns: Columns | None = None
     """Column names, where they differ from the format's own.
     Example: {instruction: question, output: answer}."""

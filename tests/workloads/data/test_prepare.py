@@ -91,9 +91,56 @@ def test_a_validation_file_is_read_like_the_first_source(work, tmp_path):
     assert (index.train_samples, index.validation_samples) == (60, 7)
 
 
-@pytest.mark.parametrize(("weight", "low", "high"), [("2", 120, 120), ("0.5", 18, 42), ("1.5", 78, 102)])
-def test_a_weight_repeats_or_thins_out_a_source(work, weight, low, high):
-    assert low <= prepare(work(source={"weight": weight})).train_samples <= high
+@pytest.fixture
+def mix(work, tmp_path):
+    """Prepares two files of 60 rows each with these weights; what was taken of each, and the index."""
+    write_data(tmp_path / "volumes" / "data" / "second.jsonl", count=60, seed=9)
+    uris = ("pvc://data/train.jsonl", "pvc://data/second.jsonl")
+    of_first = set(samples(work(), prepare(work())))
+
+    def make(first, second, **more):
+        sources = [{"uri": uri, "weight": weight} for uri, weight in zip(uris, (first, second), strict=True)]
+        job = work(sources=sources, **more)
+        index = prepare(job)
+        rows = samples(job, index)
+        return [row for row in rows if row in of_first], [row for row in rows if row not in of_first], index
+
+    return make
+
+
+@pytest.mark.parametrize("weights", [("1", "1"), ("0.25", "0.25"), ("7", "7")])
+def test_equal_weights_take_every_row_once(mix, weights):
+    first, second, index = mix(*weights)
+    assert (len(first), len(second), index.warnings) == (60, 60, [])
+
+
+@pytest.mark.parametrize(("weights", "thinned"), [(("1", "0.5"), 1), (("3", "6"), 0), (("1000", "500"), 1)])
+def test_a_source_of_half_the_weight_gives_half_its_rows(mix, weights, thinned):
+    *sides, index = mix(*weights)
+    assert len(sides[1 - thinned]) == 60
+    assert 18 <= len(sides[thinned]) <= 42
+    assert index.warnings == [
+        f"spec.data.sources[{thinned}].weight: {60 - len(sides[thinned])} of 60 rows are left out of each pass "
+        f"(weight {weights[thinned]} beside {weights[1 - thinned]})"
+    ]
+
+
+def test_which_rows_stay_follows_from_the_seed(mix):
+    chosen = {seed: mix("1", "0.5", seed=seed)[1] for seed in (17, 18)}
+    assert chosen[17] != chosen[18]
+    assert mix("2", "1", seed=17)[1] == chosen[17]
+
+
+def test_a_single_source_is_whole_whatever_its_weight(work):
+    assert prepare(work(source={"weight": "0.5"})).train_samples == 60
+
+
+def test_held_out_rows_are_not_thinned(mix):
+    *_, whole = mix("1", "1", validation={"fraction": "0.3"})
+    *_, thinned = mix("1", "0.5", validation={"fraction": "0.3"})
+    assert thinned.validation_samples == whole.validation_samples
+    left_out = whole.train_samples - thinned.train_samples
+    assert thinned.warnings[0].startswith(f"spec.data.sources[1].weight: {left_out} of ")
 
 
 def test_packs_hold_all_samples_within_the_length(work):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from windlass.api.contract import Orders
+from windlass.api.meta import FailureClass
+from windlass.api.status import Failure
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.messages import Leaving
 from workloads.agent.lone_leader import LonePod, until
@@ -85,3 +87,36 @@ def test_a_leader_whose_follower_is_gone_leaves_with_its_pod_only() -> None:
     world.lose(1)
     world.hear(world.uid(0), Leaving(at=world.now))
     assert world.commands(ev.Mark)[-1].left == "Pod"
+
+
+# --- the ledger ------------------------------------------------------------------------------------------
+
+
+async def test_the_ledger_lists_nothing_that_the_new_incarnation_does_not_accept(tmp_path: Path) -> None:
+    pod = LonePod(tmp_path)
+    async with pod.leading():
+        await pod.train()
+        names = []
+        for _ in range(2):
+            pod.work(5)
+            names.append(pod.save())
+        await until(lambda: len(pod.leader._report().checkpoints) == 2)
+        unusable = Failure(
+            reason="CheckpointUnusable",
+            failure_class=FailureClass.STORAGE,
+            message="its content does not match its digests",
+        )
+        pod.exit(139, signal=11)
+        for incarnation in (2, 3):
+            await until(lambda number=incarnation: pod.incarnation == number)
+            pod.say(type="Failure", failure=unusable)
+            pod.exit(13)
+        await until(lambda: pod.incarnation == 4)
+        report = pod.leader._report()
+        assert report.resume.name == names[0], "the newer one failed to load twice"
+        assert [row.name for row in report.checkpoints] == names[:1]
+        pod.begin()
+        pod.work(1)
+        later = pod.save()
+        await until(lambda: pod.leader._report().checkpoints[0].name == later)
+        assert [row.name for row in pod.leader._report().checkpoints] == [later, names[0]]

@@ -58,9 +58,14 @@ class View:
             self._hear_first(event)
 
     def restarted(self, record: Incarnation) -> None:
-        """A new incarnation begins, at the step that it resumes from: progress within it never goes back."""
+        """A new incarnation begins: at the step that it resumes from, with the checkpoints that it accepts.
+
+        Progress within it never goes back, and the ledger lists nothing that nobody may resume from.
+        """
         self._step_seconds = None
         self.phase = None
+        accepted = {each.name for each in record.accepted}
+        self.checkpoints = [row for row in self.checkpoints if row.name in accepted]
         step = resume_point(record).step
         self.progress = self.progress.model_copy(update={"step": step, "eta_seconds": None})
 

@@ -109,11 +109,12 @@ def take_turns(bench: Bench, place: Ground, started: run.Run) -> None:
         }
         if block == options.blocks - 1 and options.default_limit:
             bench.figures["torchrun"]["defaultSetting"] = try_default(bench, place, template)
-        started.resume()
 
 
 def kill_ours(bench: Bench, started: run.Run, ours: Tries, count: int) -> None:
     """SIGKILL to the ranks in turn."""
+    if count:
+        started.resume()
     for _ in range(count):
         started.await_progress()
         bench.pause()
@@ -145,6 +146,7 @@ def try_default(bench: Bench, place: Ground, template: dict[str, Any]) -> dict[s
 def delete_pods(bench: Bench, started: run.Run) -> None:
     """Deletes of the two pods in turn, the follower's first."""
     rows: Tries = []
+    started.resume()
     for number in range(bench.options.pod_delete):
         started.await_progress()
         bench.pause()

@@ -53,7 +53,9 @@ class Run:
         eventually(lambda: not jobs.pods(NAME), "the suspended gang's pods are gone", RECOVERY_SECONDS)
 
     def resume(self) -> None:
-        """Go on, until all ranks train."""
+        """Go on, until all ranks train; nothing when it is not suspended."""
+        if not (self.ground.jobs.get(NAME) or {})["spec"].get("suspend"):
+            return
         before = self.incarnation()
         self.ground.jobs.patch(NAME, {"suspend": False})
         self.await_began(before, START_SECONDS)

@@ -43,6 +43,26 @@ def charge_often(times: int, kind: Kind, recovery: Recovery = RECOVERY, **fields
     return made
 
 
+@pytest.mark.fault("F57")
+@pytest.mark.parametrize(
+    ("kind", "lasts", "reason"),
+    [
+        (Kind.CRASH, 2, Reason.NO_PROGRESS),
+        (Kind.STORAGE, 5, Reason.BUDGET_EXHAUSTED),
+        (Kind.INFRASTRUCTURE, 10, Reason.BUDGET_EXHAUSTED),
+    ],
+)
+def test_an_outage_that_says_the_same_each_time_has_its_whole_budget(
+    kind: Kind, lasts: int, reason: Reason
+) -> None:
+    use, stops = BudgetUse(), []
+    for _ in range(lasts + 1):
+        made = charge(use, a_judgement(kind), RECOVERY, place())
+        use = made.use
+        stops.append(made.stop)
+    assert stops == [None] * lasts + [reason]
+
+
 @pytest.mark.fault("F50")
 @pytest.mark.parametrize(
     ("kind", "budget"),

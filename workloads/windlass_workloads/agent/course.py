@@ -5,7 +5,6 @@ Pure; the base of `gang`, which turns events into calls of these. Commands are g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from typing import Literal
 
@@ -158,9 +157,7 @@ class Course:
         leader = self.roster.get(0)
         pod, node = (leader.hello.pod, leader.hello.node or None) if leader is not None else (None, None)
         judgement = classify([End(at=self._now, pod=pod, node=node, failure=failure)])
-        # A store that is away says the same each time: that is not yet a failure that repeats for ever.
-        tries = self.budgets.used.get(FailureClass.STORAGE, 0)
-        cost = self._charge(replace(judgement, signature=f"{judgement.signature}/{tries}"), self.step)
+        cost = self._charge(judgement, self.step)
         if cost is None:
             return
         if self.clock is not None:

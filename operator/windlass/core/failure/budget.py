@@ -112,9 +112,18 @@ def limit(judgement: Judgement, budgets: Budgets, *, used: int, same: int) -> tu
         return Reason.BUDGET_EXHAUSTED, messages.budget_exhausted(
             judgement.failure_class, budget, judgement.message
         )
-    if same >= SAME_FAILURE_LIMIT:
+    if same >= SAME_FAILURE_LIMIT and not lies_outside(judgement):
         return Reason.NO_PROGRESS, messages.no_progress(same, judgement.message)
     return None
+
+
+def lies_outside(judgement: Judgement) -> bool:
+    """Whether the cause is an outage, which says the same each time until it is over; its budget bounds it.
+
+    A checkpoint that cannot be loaded is no outage: it stays as it is.
+    """
+    outages = (FailureClass.INFRASTRUCTURE, FailureClass.STORAGE)
+    return judgement.failure_class in outages and judgement.reason != Reason.CHECKPOINT_UNUSABLE
 
 
 def next_rung(ladder: list[Rung], judgement: Judgement, used: int, *, memory_group: bool) -> Rung | None:

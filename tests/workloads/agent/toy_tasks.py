@@ -29,6 +29,8 @@ def preload() -> None:
     problem = os.environ.get("TOY_PRELOAD", "")
     if problem == "thread":
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif problem == "hang":
+        time.sleep(600)
     elif problem == "hold":
         os.register_at_fork(after_in_child=functools.partial(hold, os.getpid()))
     elif problem:

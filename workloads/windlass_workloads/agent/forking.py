@@ -1,7 +1,7 @@
 """The agent's side of the warm parent: starts it, keeps it alive and asks it for ranks.
 
-The warm parent's death kills no rank; it is started again. One that never comes up is reported as
-broken, with the end of its log.
+The warm parent's death kills no rank; it is started again. One that never comes up, or hangs in its
+imports, is reported as broken, with the end of its log.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ MODULE: Final = "windlass_workloads.agent.warm"
 TRIES: Final = 3
 ANSWER_SECONDS: Final = 30.0
 PAUSE_SECONDS: Final = 10.0
+KILL_SECONDS: Final = 5.0
 ONE_THREAD: Final = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -56,8 +57,10 @@ class WarmParent:
         on_ready: Callable[[bool], None],
         on_broken: Callable[[list[str]], None],
         environment: Mapping[str, str],
+        limit_seconds: float = 300.0,
     ) -> None:
         self._tasks = tasks
+        self._limit_seconds = limit_seconds
         self._reaper = reaper
         self._on_ready = on_ready
         self._on_broken = on_broken
@@ -138,7 +141,11 @@ class WarmParent:
         while True:
             began = time.monotonic()
             ending = self._spawn()
-            came_up = await self._wait_ready(ending)
+            note: list[str] = []
+            try:
+                came_up = await self._wait_ready(ending)
+            except TimeoutError:
+                came_up, note = False, await self._end_hung(ending)
             if came_up:
                 failures = 0
                 log.info("warm parent is ready", extra={"seconds": round(time.monotonic() - began, 2)})
@@ -151,7 +158,7 @@ class WarmParent:
                 self._on_ready(False)
             failures += 1
             log.warning("warm parent ended", extra={"code": result.code, "signal": result.signal})
-            tail = await self._end_of_log()
+            tail = [*await self._end_of_log(), *note]
             self._close()
             if failures % TRIES == 0 and not came_up:
                 self._on_broken(tail)
@@ -176,13 +183,27 @@ class WarmParent:
         self._pump = LogPump(reader, "warm")
         return self._reaper.claim(child.pid)
 
+    async def _end_hung(self, ending: asyncio.Future[Ending]) -> list[str]:
+        """Kills one that hangs in its imports; what to say of it. In the kernel it hangs on: that is told at once."""
+        note = f"error: the warm parent has not imported its modules within {self._limit_seconds:g} s"
+        log.warning("warm parent hangs", extra={"seconds": self._limit_seconds})
+        os.kill(self._process, signal.SIGKILL)
+        await asyncio.wait([ending], timeout=KILL_SECONDS)
+        if not ending.done():
+            self._on_broken([f"{note} and survives SIGKILL"])
+        return [note]
+
     async def _wait_ready(self, ending: asyncio.Future[Ending]) -> bool:
+        """Whether it came up; TimeoutError when it does neither that nor end."""
         channel = self._socket
         if channel is None:
             return False
         reply = asyncio.ensure_future(self._receive(channel))
         both: list[asyncio.Future[Any]] = [reply, ending]
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(both, timeout=self._limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not done:
+            reply.cancel()
+            raise TimeoutError
         if reply.done() and not reply.cancelled() and reply.exception() is None:
             return bool(reply.result().get("ready"))
         reply.cancel()

@@ -49,6 +49,7 @@ class Limits:
     stop_seconds: float = 30.0
     straggler_seconds: float = 120.0
     farewell_seconds: float = 3.0
+    import_seconds: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,13 @@ def options_from(arguments: Sequence[str]) -> Options:
     parser.add_argument("--heartbeat-seconds", type=float, default=default.heartbeat_seconds)
     parser.add_argument("--silence-seconds", type=float, default=default.silence_seconds)
     parser.add_argument("--stop-seconds", type=float, default=default.stop_seconds)
+    parser.add_argument("--import-seconds", type=float, default=default.import_seconds)
     given = parser.parse_args(arguments)
     limits = Limits(
         heartbeat_seconds=given.heartbeat_seconds,
         silence_seconds=given.silence_seconds,
         stop_seconds=given.stop_seconds,
+        import_seconds=given.import_seconds,
     )
     return Options(
         run_config=given.run_config,

@@ -52,6 +52,7 @@ class Pod:
             on_ready=lambda ready: self.tell(Ready(ready=ready)),
             on_broken=lambda tail: self.tell(Broken(at=time.time(), tail=tail[-60:])),
             environment=os.environ,
+            limit_seconds=options.limits.import_seconds,
         )
         self.host = RankHost(self.warm, reaper, self.tell)
         self._threads = rank_threads(config, available_processors())

@@ -100,10 +100,22 @@ def from_kubeconfig(path: Path, context: str | None = None) -> Credentials:
             f"kubeconfig: cannot be read (got {path}: {error.strerror}); allowed: a readable file. "
             "hint: set KUBECONFIG or pass --kubeconfig"
         ) from error
+    except yaml.YAMLError:
+        # Its own text would quote the line, which may be a token's.
+        config = None
+    if not isinstance(config, dict):
+        raise CredentialsError(
+            f"kubeconfig: is not YAML (got {path}); allowed: a kubeconfig. hint: set KUBECONFIG or pass --kubeconfig"
+        )
     wanted = context or config.get("current-context")
-    chosen = pick(config, "contexts", wanted).get("context", {})
-    cluster = pick(config, "clusters", chosen.get("cluster")).get("cluster", {})
-    user = pick(config, "users", chosen.get("user")).get("user", {})
+    chosen = pick(config, "contexts", wanted).get("context") or {}
+    cluster = pick(config, "clusters", chosen.get("cluster")).get("cluster") or {}
+    user = pick(config, "users", chosen.get("user")).get("user") or {}
+    if not cluster.get("server"):
+        raise CredentialsError(
+            f"kubeconfig.clusters: has no server (got cluster {chosen.get('cluster')!r}); allowed: server: "
+            "https://host:port. hint: write the kubeconfig anew"
+        )
     if "exec" in user or "auth-provider" in user:
         raise CredentialsError(
             f"kubeconfig.users: exec plugins are not supported (got user {chosen.get('user')!r}); allowed: token, "
@@ -136,11 +148,23 @@ def pick(config: dict[str, Any], section: str, name: str | None) -> dict[str, An
 
 def inline(entry: dict[str, Any], key: str, base: Path) -> str | None:
     """PEM text given either inside the kubeconfig (base64) or as a path beside it."""
-    data = entry.get(f"{key}-data")
+    data, file = entry.get(f"{key}-data"), entry.get(key)
     if data:
-        return base64.b64decode(data).decode()
-    file = entry.get(key)
-    return (base / file).read_text(encoding="utf-8") if file else None
+        try:
+            return base64.b64decode("".join(str(data).split()), validate=True).decode()
+        except ValueError:
+            raise CredentialsError(
+                f"kubeconfig: {key}-data is not base64; allowed: PEM text in base64. hint: write the kubeconfig anew"
+            ) from None
+    if not file:
+        return None
+    try:
+        return (base / file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CredentialsError(
+            f"kubeconfig: {key} cannot be read (got {base / file}: {error.strerror}); allowed: a readable PEM file. "
+            "hint: write the kubeconfig anew"
+        ) from error
 
 
 def find(kubeconfig: str | None = None, context: str | None = None) -> Credentials:

@@ -158,11 +158,12 @@ def inline(entry: dict[str, Any], key: str, base: Path) -> str | None:
             ) from None
     if not file:
         return None
+    path = base / str(file)
     try:
-        return (base / file).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CredentialsError(
-            f"kubeconfig: {key} cannot be read (got {base / file}: {error.strerror}); allowed: a readable PEM file. "
+            f"kubeconfig: {key} cannot be read (got {path}: {error.strerror}); allowed: a readable PEM file. "
             "hint: write the kubeconfig anew"
         ) from error
 

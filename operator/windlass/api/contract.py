@@ -67,6 +67,7 @@ class Timeline(StatusModel):
     starting: float = 0.0
     loading: float = 0.0
     training: float = 0.0
+    validating: float = 0.0
     checkpoint_stall: float = 0.0
     recovering: float = 0.0
     reworked: float = 0.0

@@ -238,6 +238,8 @@ class GoodputSeconds(StatusModel):
     """Loading model and checkpoint."""
     training: float = 0.0
     """New steps."""
+    validating: float = 0.0
+    """Computing the loss on held-out samples."""
     checkpoint_stall: float = 0.0
     """Training stood still for a save."""
     recovering: float = 0.0

@@ -17,6 +17,7 @@ OF_AGENTS = (
     "starting",
     "loading",
     "training",
+    "validating",
     "checkpoint_stall",
     "recovering",
     "reworked",

@@ -16,7 +16,18 @@ from windlass.api.status import Goodput, GoodputSeconds
 from windlass.core.goodput import BEFORE_START, OF_AGENTS, Clock, Purse, account, first_spans
 
 # A phase of a life: what it is counted as by whoever is there to count.
-BY_AGENTS = ("starting", "loading", "training", "checkpoint_stall", "recovering", "reworked", "back_off")
+BY_AGENTS = (
+    *(
+        "starting",
+        "loading",
+        "training",
+        "validating",
+        "checkpoint_stall",
+        "recovering",
+        "reworked",
+        "back_off",
+    ),
+)
 
 
 @dataclass

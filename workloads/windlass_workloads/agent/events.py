@@ -21,6 +21,7 @@ class State(StrEnum):
     STARTING = "Starting"
     LOADING = "Loading"
     TRAINING = "Training"
+    VALIDATING = "Validating"
     REWORKED = "Reworked"
     RECOVERING = "Recovering"
     BACK_OFF = "BackOff"

@@ -204,19 +204,31 @@ class Gang(Course):
 
     def _follow(self, life: Life, event: RankEvent) -> None:
         """Keeps the run's state in step with what ranks say."""
-        first_run = self.clock is None
-        if event.type == "Phase" and event.phase is Phase.LOAD and first_run and not life.times.forward:
-            self._mark(State.LOADING)
+        if event.type == "Phase" and event.phase is not None:
+            self._follow_phase(life, event.phase, rank=event.rank)
         elif event.type == "Forward" and life.forward_at is not None:
             self._recovered(life, life.forward_at)
             reworks = life.resumed_step < self.highest_step
             self._mark(State.REWORKED if reworks else State.TRAINING, at=life.forward_at)
-        elif event.type == "Step" and event.rank == 0:
-            if life.step >= self.highest_step:
-                self.highest_step = life.step
-                if self.state is State.REWORKED:
-                    self._mark(State.TRAINING)
-        elif event.type == "Phase" and event.phase is Phase.EXPORT and event.rank == 0:
+        elif event.type == "Step" and event.rank == 0 and life.step >= self.highest_step:
+            self.highest_step = life.step
+            if self.state is State.REWORKED:
+                self._mark(State.TRAINING)
+
+    def _follow_phase(self, life: Life, phase: Phase, *, rank: int) -> None:
+        """What time is spent on from here. After the loading rank 0 speaks for all."""
+        if phase is Phase.LOAD and self.clock is None and not life.times.forward:
+            self._mark(State.LOADING)
+        elif rank != 0:
+            return
+        elif phase is Phase.VALIDATE:
+            self._mark(State.VALIDATING)
+        elif phase is Phase.TRAIN and self.state is State.VALIDATING:
+            self._mark(State.REWORKED if life.step < self.highest_step else State.TRAINING)
+        elif phase is Phase.EXPORT:
+            if self.mode is Mode.RUNNING:
+                # A run that failed in its export has no step left whose beginning could end the recovery.
+                self._recovered(life, self._now)
             self._mark(State.FINISHING)
 
     def _exited(self, member: Member, message: Exited) -> None:

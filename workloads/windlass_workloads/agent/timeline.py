@@ -27,6 +27,7 @@ FIELDS: Final = {
     State.STARTING: "starting",
     State.LOADING: "loading",
     State.TRAINING: "training",
+    State.VALIDATING: "validating",
     State.REWORKED: "reworked",
     State.RECOVERING: "recovering",
     State.BACK_OFF: "back_off",

@@ -7,6 +7,7 @@ in a process of its own (publish). Every call has a time limit. Credentials neve
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -50,12 +51,15 @@ class Client:
         request = urllib.request.Request(url, data=data, method=method, headers=self._headers())  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=self.timeout_seconds) as response:  # noqa: S310
-                return dict(json.loads(response.read() or b"{}"))
+                answer = json.loads(response.read() or b"{}")
         except urllib.error.HTTPError as error:
             raise self._refusal(error) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise Unreachable(f"{self.uri} does not answer ({type(reason).__name__}: {reason})") from None
+        if not isinstance(answer, dict):
+            raise Unreachable(f"{self.uri} does not answer (with an object, got {type(answer).__name__})")
+        return answer
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -69,7 +73,7 @@ class Client:
         try:
             answer = json.loads(error.read())
             return Refused(str(answer["error_code"]), str(answer.get("message", ""))[:300])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, http.client.HTTPException):
             return Unreachable(f"{self.uri} answers with status {error.code}")
 
     def experiment(self, name: str) -> str:

@@ -59,7 +59,9 @@ class Recorder:
         self.problem: str | None = None
         self._last: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._unsent: list[Row] = [dict(row) for row in store.read_lines(METRICS_SPOOL)]
+        self._unsent: list[Row] = [
+            dict(row) for row in store.read_lines(METRICS_SPOOL) if {"step", "at", "figures"} <= row.keys()
+        ]
         self._spooled = len(self._unsent)
         """How many of the unsent rows, from the first, are in the spool."""
         self._told: tuple[str | None, str | None] | None = None
@@ -121,6 +123,7 @@ class Recorder:
                 self._report(str(error))
             except Exception as error:
                 # Tracking may break in ways not thought of; training must not notice.
+                self.keep()
                 self._report(f"{type(error).__name__}: {error}"[:300])
             else:
                 self._report(None)

@@ -51,8 +51,8 @@ async def test_one_that_cannot_be_killed_is_told_as_broken_at_once(monkeypatch: 
         on_ready=lambda _: None,
         on_broken=told.append,
         environment=os.environ,
-        limit_seconds=0.0,
     )
+    parent.limit_seconds = 0.0
     parent.start()
     await until(lambda: told)
     assert "survives SIGKILL" in told[0][-1]

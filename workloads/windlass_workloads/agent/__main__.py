@@ -17,6 +17,7 @@ from windlass.api.contract import RunConfig, Verdict
 from windlass.api.meta import ExitCode, FailureClass, Reason
 from windlass.api.status import Failure
 from windlass_workloads.agent import verdict as verdicts
+from windlass_workloads.agent.console import Console
 from windlass_workloads.agent.follower import Follower
 from windlass_workloads.agent.identity import (
     Identity,
@@ -31,6 +32,7 @@ from windlass_workloads.checkpoint.store import RunStore
 
 log = logging.getLogger("windlass.agent")
 
+LOG_SECONDS: Final = 2.0
 STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -45,9 +47,9 @@ class LineFormatter(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], console: Console) -> int:
     """Runs the agent; returns its exit code."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(console)
     handler.setFormatter(LineFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     options = options_from(arguments)
@@ -58,24 +60,25 @@ def main(arguments: Sequence[str]) -> int:
         verdict = _unstartable(str(error))
         code = verdicts.exit_code(verdict)
     else:
-        verdict, code = _run(identity, options, config)
+        verdict, code = _run(identity, options, config, console)
     log.info("ended", extra={"result": verdict.result, "step": verdict.step, "code": int(code)})
     verdicts.write(options.termination_log, verdict)
     return int(code)
 
 
-def leave(code: int) -> NoReturn:
+def leave(code: int, console: Console) -> NoReturn:
     """Ends the process now. A thread that waits for a store which does not answer must not hold it up."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    console.drain(LOG_SECONDS)
     os._exit(code)
 
 
-def _run(identity: Identity, options: Options, config: RunConfig) -> tuple[Verdict, ExitCode]:
+def _run(
+    identity: Identity, options: Options, config: RunConfig, console: Console
+) -> tuple[Verdict, ExitCode]:
     # Not asyncio.run, which joins the threads of unanswered file operations.
     loop = asyncio.new_event_loop()
     try:
-        verdict = loop.run_until_complete(_live(identity, options, config))
+        verdict = loop.run_until_complete(_live(identity, options, config, console))
     except Exception as error:  # the operator must learn of our own mistakes too
         log.exception("the agent is broken")
         failure = Failure(
@@ -88,8 +91,8 @@ def _run(identity: Identity, options: Options, config: RunConfig) -> tuple[Verdi
     return verdict, verdicts.exit_code(verdict)
 
 
-async def _live(identity: Identity, options: Options, config: RunConfig) -> Verdict:
-    pod = Pod(identity, options, config)
+async def _live(identity: Identity, options: Options, config: RunConfig, console: Console) -> Verdict:
+    pod = Pod(identity, options, config, show=console.show)
     store = RunStore(config.store_path)
     log.info(
         "agent",
@@ -123,4 +126,5 @@ def _unstartable(message: str) -> Verdict:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    out = Console()
+    leave(main(sys.argv[1:], out), out)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from windlass.api.contract import RankContext
+from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.pumps import LogPump
 from windlass_workloads.agent.reaper import Ending, Reaper
 from windlass_workloads.agent.warm import HEADER
@@ -57,10 +58,10 @@ class WarmParent:
         on_ready: Callable[[bool], None],
         on_broken: Callable[[list[str]], None],
         environment: Mapping[str, str],
-        limit_seconds: float = 300.0,
+        show: Callable[[bytes], None] = show_now,
     ) -> None:
+        self._show = show
         self._tasks = tasks
-        self._limit_seconds = limit_seconds
         self._reaper = reaper
         self._on_ready = on_ready
         self._on_broken = on_broken
@@ -71,6 +72,8 @@ class WarmParent:
         self._process = 0
         self._supervisor: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
+        self.limit_seconds = 300.0
+        """What its imports may take."""
 
     @property
     def process(self) -> int:
@@ -180,13 +183,13 @@ class WarmParent:
         os.close(writer)
         ours.setblocking(False)
         self._socket, self._process = ours, child.pid
-        self._pump = LogPump(reader, "warm")
+        self._pump = LogPump(reader, "warm", self._show)
         return self._reaper.claim(child.pid)
 
     async def _end_hung(self, ending: asyncio.Future[Ending]) -> list[str]:
         """Kills one that hangs in its imports; what to say of it. In the kernel it hangs on: that is told at once."""
-        note = f"error: the warm parent has not imported its modules within {self._limit_seconds:g} s"
-        log.warning("warm parent hangs", extra={"seconds": self._limit_seconds})
+        note = f"error: the warm parent has not imported its modules within {self.limit_seconds:g} s"
+        log.warning("warm parent hangs", extra={"seconds": self.limit_seconds})
         os.kill(self._process, signal.SIGKILL)
         await asyncio.wait([ending], timeout=KILL_SECONDS)
         if not ending.done():
@@ -200,7 +203,7 @@ class WarmParent:
             return False
         reply = asyncio.ensure_future(self._receive(channel))
         both: list[asyncio.Future[Any]] = [reply, ending]
-        done, _ = await asyncio.wait(both, timeout=self._limit_seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(both, timeout=self.limit_seconds, return_when=asyncio.FIRST_COMPLETED)
         if not done:
             reply.cancel()
             raise TimeoutError

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from windlass.api.contract import RankContext, RunConfig, Verdict
 from windlass_workloads.agent import verdict as verdicts
+from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.forking import WarmParent
 from windlass_workloads.agent.identity import (
     GRACE_RESERVE_SECONDS,
@@ -33,7 +34,14 @@ log = logging.getLogger(__name__)
 class Pod:
     """This pod. `sink` takes what happens in it; the leader and the follower set it."""
 
-    def __init__(self, identity: Identity, options: Options, config: RunConfig) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        options: Options,
+        config: RunConfig,
+        *,
+        show: Callable[[bytes], None] = show_now,
+    ) -> None:
         self.identity = identity
         self.options = options
         self.limits = options.limits
@@ -52,9 +60,10 @@ class Pod:
             on_ready=lambda ready: self.tell(Ready(ready=ready)),
             on_broken=lambda tail: self.tell(Broken(at=time.time(), tail=tail[-60:])),
             environment=os.environ,
-            limit_seconds=options.limits.import_seconds,
+            show=show,
         )
-        self.host = RankHost(self.warm, reaper, self.tell)
+        self.warm.limit_seconds = options.limits.import_seconds
+        self.host = RankHost(self.warm, reaper, self.tell, show)
         self._threads = rank_threads(config, available_processors())
 
     def start(self) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+from windlass_workloads.agent.console import show_now
 
 READ_BYTES: Final = 1 << 16
 LAST_READS: Final = 17
@@ -72,9 +73,10 @@ class LinePump:
 
 
 class LogPump:
-    """Prefixes the lines of one process, prints them and keeps the last ones."""
+    """Prefixes the lines of one process, shows them and keeps the last ones. `show` must not block."""
 
-    def __init__(self, descriptor: int, prefix: str) -> None:
+    def __init__(self, descriptor: int, prefix: str, show: Callable[[bytes], None] = show_now) -> None:
+        self._show = show
         self._prefix = f"[{prefix}] ".encode()
         self._kept: deque[str] = deque(maxlen=KEPT_LINES)
         self._pump = LinePump(descriptor, self._on_line)
@@ -89,5 +91,4 @@ class LogPump:
 
     def _on_line(self, line: bytes) -> None:
         self._kept.append(line.decode(errors="replace")[:KEPT_CHARACTERS])
-        sys.stdout.buffer.write(self._prefix + line + b"\n")
-        sys.stdout.buffer.flush()
+        self._show(self._prefix + line + b"\n")

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from windlass.api.contract import RankContext, RankEvent
 from windlass_workloads.agent import oom
+from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
 from windlass_workloads.agent.messages import Exited, Idle, Said, Upward
 from windlass_workloads.agent.pumps import LinePump, LogPump
@@ -47,8 +48,15 @@ class Rank:
 class RankHost:
     """The ranks of one incarnation in this pod; at most one incarnation at a time."""
 
-    def __init__(self, warm: WarmParent, reaper: Reaper, tell: Callable[[Upward], None]) -> None:
+    def __init__(
+        self,
+        warm: WarmParent,
+        reaper: Reaper,
+        tell: Callable[[Upward], None],
+        show: Callable[[bytes], None] = show_now,
+    ) -> None:
         self._warm = warm
+        self._show = show
         self._reaper = reaper
         self._tell = tell
         self._ranks: dict[int, Rank] = {}
@@ -133,7 +141,8 @@ class RankHost:
         rank = Rank(context=context, process=process, descriptor=descriptor, ending=ending)
         self._ranks[context.rank] = rank
         events = LinePump(event_reader, lambda line: self._on_event(context, line))
-        output = LogPump(log_reader, "prepare" if context.task == "prepare" else f"rank {context.rank}")
+        name = "prepare" if context.task == "prepare" else f"rank {context.rank}"
+        output = LogPump(log_reader, name, self._show)
         rank.watcher = asyncio.get_running_loop().create_task(self._watch(rank, events, output))
         if self._abandoned.is_set():
             rank.ordered = True

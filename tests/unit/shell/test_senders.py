@@ -1,0 +1,292 @@
+"""Reports on their way in: who is known, how often, which one counts, and what is answered."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unit.shell.conftest import Hand
+from windlass.api.contract import Orders, Report
+from windlass.core.observed import PodView
+from windlass.shell.identity import (
+    ACCEPTED_SECONDS,
+    REFUSED_SECONDS,
+    REMEMBERED,
+    Caller,
+    Reviewer,
+    read,
+    review,
+)
+from windlass.shell.inbox import Inbox, is_newer
+from windlass.shell.reports import BURST, RATE_PER_SECOND, RateLimit, Refusal, is_member, parse, refuse
+
+POD_UID = "authentication.kubernetes.io/pod-uid"
+POD_NAME = "authentication.kubernetes.io/pod-name"
+
+
+def answered(**changes: Any) -> dict[str, Any]:
+    good: dict[str, Any] = {
+        "authenticated": True,
+        "audiences": ["windlass.dev"],
+        "user": {
+            "username": "system:serviceaccount:team:default",
+            "extra": {POD_UID: ["u1"], POD_NAME: ["ft-0-1"]},
+        },
+    }
+    return good | changes
+
+
+REVIEWS: list[tuple[str, dict[str, Any], Caller | None]] = [
+    ("a pod of ours", answered(), Caller("team", "ft-0-1", "u1")),
+    ("nothing", {}, None),
+    ("not authenticated", answered(authenticated=False), None),
+    ("no audience", answered(audiences=None), None),
+    ("another audience", answered(audiences=["https://kubernetes.default.svc"]), None),
+    ("several audiences", answered(audiences=["x", "windlass.dev"]), Caller("team", "ft-0-1", "u1")),
+    ("a person", answered(user={"username": "alice", "extra": {POD_UID: ["u"], POD_NAME: ["p"]}}), None),
+    (
+        "a node",
+        answered(user={"username": "system:node:n1", "extra": {POD_UID: ["u"], POD_NAME: ["p"]}}),
+        None,
+    ),
+    ("no user", answered(user=None), None),
+    ("not bound to a pod", answered(user={"username": "system:serviceaccount:team:x", "extra": {}}), None),
+    ("no extra", answered(user={"username": "system:serviceaccount:team:x"}), None),
+    (
+        "two pods",
+        answered(
+            user={"username": "system:serviceaccount:t:x", "extra": {POD_UID: ["a", "b"], POD_NAME: ["p"]}}
+        ),
+        None,
+    ),
+    (
+        "pod without name",
+        answered(user={"username": "system:serviceaccount:t:x", "extra": {POD_UID: ["a"], POD_NAME: []}}),
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "status", "caller"), REVIEWS, ids=[row[0] for row in REVIEWS])
+def test_whose_token_it_is(name: str, status: dict[str, Any], caller: Caller | None) -> None:
+    assert read(status) == caller, name
+
+
+class Asked:
+    """An API server that counts reviews."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        self.status = status
+        self.times = 0
+
+    async def ask(self, _: Any, body: dict[str, Any]) -> dict[str, Any]:
+        assert body == review(body["spec"]["token"])
+        self.times += 1
+        return {"status": self.status}
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds"), [(answered(), ACCEPTED_SECONDS), ({}, REFUSED_SECONDS)], ids=["known", "refused"]
+)
+async def test_a_token_is_asked_about_once_in_a_while(
+    hand: Hand, status: dict[str, Any], seconds: float
+) -> None:
+    asked = Asked(status)
+    reviewer = Reviewer(asked, hand.clock())  # type: ignore[arg-type]
+    for _ in range(5):
+        await reviewer.identify("token")
+    assert asked.times == 1
+    hand.at += seconds - 0.1
+    await reviewer.identify("token")
+    assert asked.times == 1
+    hand.at += 0.2
+    await reviewer.identify("token")
+    assert asked.times == 2
+
+
+async def test_tokens_are_remembered_by_hash_and_not_without_end(hand: Hand) -> None:
+    asked = Asked(answered())
+    reviewer = Reviewer(asked, hand.clock())  # type: ignore[arg-type]
+    for number in range(REMEMBERED + 10):
+        await reviewer.identify(f"token-{number}")
+    assert len(reviewer._known) == REMEMBERED
+    assert all(len(key) == 64 and "token" not in key for key in reviewer._known)
+
+
+async def test_a_failed_review_is_not_remembered(hand: Hand) -> None:
+    class Failing(Asked):
+        async def ask(self, _: Any, body: dict[str, Any]) -> dict[str, Any]:
+            self.times += 1
+            if self.times == 1:
+                raise TimeoutError
+            return {"status": self.status}
+
+    failing = Failing(answered())
+    reviewer = Reviewer(failing, hand.clock())  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        await reviewer.identify("token")
+    assert await reviewer.identify("token") == Caller("team", "ft-0-1", "u1")
+
+
+# --- rates -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=80))
+def test_nobody_gets_more_than_burst_and_rate(pauses: list[float]) -> None:
+    hand = Hand()
+    limit = RateLimit(hand.monotonic)
+    began, allowed = hand.at, 0
+    for pause in pauses:
+        hand.at += pause
+        allowed += limit.allows("pod")
+        assert allowed <= BURST + (hand.at - began) * RATE_PER_SECOND + 1e-6
+    assert limit.allows("another") is True, "one sender never costs another"
+
+
+def test_patience_is_rewarded(hand: Hand) -> None:
+    limit = RateLimit(hand.monotonic, rate=1.0, burst=2.0)
+    assert [limit.allows("p") for _ in range(4)] == [True, True, False, False]
+    hand.at += 1
+    assert [limit.allows("p") for _ in range(2)] == [True, False]
+    hand.at += 1000
+    assert [limit.allows("p") for _ in range(3)] == [True, True, False]
+
+
+def test_senders_are_not_remembered_without_end(hand: Hand) -> None:
+    limit = RateLimit(hand.monotonic)
+    for number in range(10_000):
+        limit.allows(f"pod-{number}")
+    assert len(limit._buckets) <= 8192
+
+
+# --- the inbox -------------------------------------------------------------------------------------
+
+
+def report(sequence: int = 1, *, ticket: int = 1, uid: str = "p1", run: str = "r") -> Report:
+    return Report.model_validate(
+        {
+            "run": {"kind": "FineTuneJob", "namespace": "team", "name": "ft", "uid": run},
+            "pod": f"ft-0-{ticket}",
+            "podUid": uid,
+            "attempt": 1,
+            "ticket": ticket,
+            "sequence": sequence,
+            "sentAt": "2026-11-23T12:00:00Z",
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("new", "known", "newer"),
+    [
+        (report(2), report(1), True),
+        (report(1), report(1), False),
+        (report(1), report(2), False),
+        (report(1, ticket=3, uid="p3"), report(9), True),
+        (report(1, ticket=1, uid="p9"), report(9), True),
+        (report(99, ticket=1), report(1, ticket=3, uid="p3"), False),
+    ],
+    ids=["next", "same", "late", "later leader", "same ticket, new pod", "former leader"],
+)
+def test_which_report_replaces_which(new: Report, known: Report, newer: bool) -> None:
+    assert is_newer(new, known) is newer
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), min_size=1, max_size=15),
+)
+def test_inbox_holds_the_latest_of_the_latest_leader(sent: list[tuple[int, int]]) -> None:
+    inbox, arrived = Inbox(), []
+    inbox.arrived = arrived.append
+    for sequence, ticket in sent:
+        inbox.put(report(sequence, ticket=ticket, uid=f"p{ticket}"))
+    kept = inbox.report("r")
+    assert kept is not None
+    leader = max(ticket for _, ticket in sent)
+    assert kept.ticket == leader
+    assert kept.sequence == max(sequence for sequence, ticket in sent if ticket == leader)
+    assert arrived[-1] == kept
+    pairs = [(each.ticket, each.sequence) for each in arrived]
+    assert pairs == sorted(pairs) and len(pairs) == len(set(pairs))
+
+
+def test_orders_are_kept_by_run_and_forgotten_with_it() -> None:
+    inbox = Inbox()
+    assert inbox.put(report()).action == "Continue"
+    inbox.set_orders("r", Orders(action="Stop", reason="Completed"))
+    assert inbox.put(report(2)).action == "Stop"
+    assert inbox.put(report(1, run="other")).action == "Continue"
+    inbox.forget("r")
+    assert inbox.orders("r") == Orders()
+    assert inbox.report("r") is None and inbox.heard_at("r") is None
+    assert inbox.report("other") is not None
+    inbox.forget("r")
+
+
+def test_hearing_counts_by_our_clock_and_only_what_is_news() -> None:
+    now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
+    inbox = Inbox(lambda: now[0])
+    inbox.put(report(2))
+    now[0] += timedelta(seconds=30)
+    inbox.put(report(1))
+    assert inbox.heard_at("r") == datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+    inbox.put(report(3))
+    assert inbox.heard_at("r") == now[0]
+
+
+# --- reading and refusing --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            b"{",
+            "body: Invalid JSON: EOF while parsing an object at line 1 column 1. hint: contract version 1",
+        ),
+        (b"", "body: Invalid JSON: EOF while parsing a value at line 1 column 0. hint: contract version 1"),
+        (b"[]", "body: Input should be an object. hint: contract version 1"),
+        (b"{}", "run: Field required. hint: contract version 1"),
+        (b'{"run": {"kind": "Job"}}', "run.kind: Input should be 'FineTuneJob'. hint: contract version 1"),
+    ],
+)
+def test_a_body_that_is_no_report_names_its_first_fault(body: bytes, message: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        parse(body)
+    assert (caught.value.status, caught.value.reason, caught.value.message) == (400, "BadReport", message)
+
+
+def test_a_report_of_a_newer_agent_is_read() -> None:
+    body = report().model_dump_json(by_alias=True).replace('"version":1', '"version":9,"fromTheFuture":true')
+    assert parse(body.encode()).version == 9
+
+
+@pytest.mark.parametrize(("retry", "headers"), [(True, {"Retry-After": "1"}), (False, {})])
+def test_a_refusal_says_whether_to_come_again(retry: bool, headers: dict[str, str]) -> None:
+    answer = refuse(Refusal(HTTPStatus.FORBIDDEN, "NotAMember", "m", retry=retry))
+    assert answer.status == 403
+    assert {key: answer.headers[key] for key in headers} == headers
+    assert ("Retry-After" in answer.headers) is retry
+
+
+@pytest.mark.parametrize(
+    ("status", "member"),
+    [
+        ({}, False),
+        ({"gang": {}}, False),
+        ({"gang": {"members": [{"index": 0, "ticket": 1}]}}, True),
+        ({"gang": {"members": [{"index": 0, "ticket": 2}]}}, False),
+        ({"gang": {"members": [{"index": 1, "ticket": 1}]}}, False),
+    ],
+)
+def test_who_is_a_member(status: dict[str, Any], member: bool) -> None:
+    pod = PodView(name="ft-0-1", uid="u", index=0, ticket=1, attempt=1)
+    assert is_member({"status": status}, pod) is member
+    assert is_member({"status": None}, pod) is False

@@ -181,6 +181,7 @@ EVENTS: dict[str, Callable[[World], ev.Event]] = {
     "order to stop": lambda _: ev.Ordered(Orders(action="Stop", reason="DeadlineExceeded")),
     "refused": lambda _: ev.Refused(),
     "unclaimable": lambda _: ev.Unclaimable("resume.from names what is not there", storage=False),
+    "time is up": lambda _: ev.TimeUp(),
     "store fails": lambda _: ev.Unclaimable("the store is gone", storage=True),
 }
 
@@ -300,6 +301,12 @@ TABLE: dict[tuple[str, str], tuple[Mode, tuple[str, ...]]] = {
     **{("refused", stage): (Mode.ENDED, ("end Fenced",)) for stage in ALIVE},
     ("refused", "saving"): (Mode.ENDED, ("finish Fenced to pod-1-2", "end Fenced")),
     **{("unclaimable", stage): (Mode.ENDED, END_FAILED) for stage in ALIVE},
+    # this pod's time is up: a successor must not take that for a fault
+    **{("time is up", stage): (Mode.ENDED, ("mark Down Pod", "end Preempted")) for stage in ALIVE},
+    ("time is up", "saving"): (
+        Mode.ENDED,
+        ("mark Down Pod", "finish Preempted to pod-1-2", "end Preempted"),
+    ),
     # a store that fails is asked again
     ("store fails", "claiming"): (Mode.CLAIMING, ("claim first",)),
 }

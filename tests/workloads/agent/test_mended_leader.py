@@ -120,3 +120,38 @@ async def test_the_ledger_lists_nothing_that_the_new_incarnation_does_not_accept
         later = pod.save()
         await until(lambda: pod.leader._report().checkpoints[0].name == later)
         assert [row.name for row in pod.leader._report().checkpoints] == [later, names[0]]
+
+
+# --- a pod whose time is up before its save ----------------------------------------------------------------
+
+
+async def test_a_pod_that_ran_out_of_time_is_followed_without_a_charge(tmp_path: Path) -> None:
+    first = LonePod(tmp_path)
+    async with first.leading() as life:
+        await first.train()
+        first.work(20)
+        first.save()
+        first.work(17)
+        first.sink(Leaving(at=time.time()))
+        await until(lambda: "Save" in first.stopped)
+        first.end(first.parting())
+        verdict = await life
+    assert (verdict.result, verdict.step, verdict.lost_steps) == ("Preempted", 20, 17)
+    second = LonePod(tmp_path, ticket=2)
+    async with second.leading():
+        await second.train()
+        await until(lambda: second.leader._report().recoveries)
+        (row,) = second.leader._report().recoveries
+        assert (str(row.failure_class), row.from_step, row.resumed_step) == ("Preempted", 37, 20)
+        assert second.leader._gang.budgets.used == {}
+
+
+async def test_a_verdict_stands_when_the_time_is_up_after_it(tmp_path: Path) -> None:
+    pod = LonePod(tmp_path)
+    async with pod.leading() as life:
+        await pod.train()
+        pod.work(3)
+        pod.say(type="Done", step=3)
+        pod.exit(0)
+        assert (await life).result == "Succeeded"
+        assert pod.parting().result == "Succeeded"

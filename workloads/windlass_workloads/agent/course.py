@@ -320,13 +320,16 @@ class Course:
         """Ends this pod, or all, for new ones; the next leader goes on with this fault, which is paid for."""
         charged = ev.Charged(incarnation=self.incarnation, budgets=self.budgets, cause=cause)
         self._out.append(ev.Remember((("charged", charged.to_wire()),)))
-        verdict = Verdict(
+        self._end(self._parted(), others=self.wants_gang, left="Pod")
+
+    def _parted(self) -> Verdict:
+        """The verdict of a pod that goes without a save: what is verified stays."""
+        return Verdict(
             result="Preempted",
             step=self.ledger_step,
             lost_steps=max(0, self.step - self.ledger_step),
             incarnation=self.incarnation,
         )
-        self._end(verdict, others=self.wants_gang, left="Pod")
 
     def _charge(self, judgement: Judgement, at_step: int) -> Charge | None:
         """Charges a failure; None when it was one too many, which ends the run."""

@@ -125,11 +125,16 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeUp:
+    """This pod must end now: its grace period is over, or it was told to leave for the second time."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
-Event = Opened | Claimed | Refused | Unclaimable | Joined | Gone | Heard | Ordered | Tick
+Event = Opened | Claimed | Refused | Unclaimable | Joined | Gone | Heard | Ordered | TimeUp | Tick
 
 
 # --- commands ----------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ class Gang(Course):
             ev.Gone: self._gone,
             ev.Heard: self._heard,
             ev.Ordered: self._ordered,
+            ev.TimeUp: self._time_up,
             ev.Tick: self._tick,
         }
         self._messages: dict[type[Any], Callable[[Member, Any], None]] = {
@@ -277,6 +278,9 @@ class Gang(Course):
                 self._stop("Leave", self._now)
             if not self.roster.busy:
                 self._let_go()
+
+    def _time_up(self, _: ev.TimeUp) -> None:
+        self._end(self._parted(), others=self._whole_leaves or self._all_leave)
 
     def _tick(self, _: ev.Tick) -> None:
         if self._deadline is None or self._now < self._deadline:

@@ -149,11 +149,12 @@ class Leader:
 
     def _parting(self) -> Verdict:
         """The verdict when the pod's time is up before the gang came to one."""
-        gang = self._gang
-        lost = max(0, gang.step - gang.ledger_step)
-        return Verdict(
-            result="Preempted", step=gang.ledger_step, lost_steps=lost, incarnation=gang.incarnation
-        )
+        for command in self._gang.handle(ev.TimeUp(), time.time()):
+            if isinstance(command, ev.Tell):
+                self._tell(command.pod_uid, command.message)
+            elif not isinstance(command, ev.Open | ev.Claim | ev.End):
+                self._memoir.note(command)
+        return self._gang.verdict or Verdict(result="Preempted")
 
     # --- the main loop -------------------------------------------------------------------------
 

@@ -233,4 +233,4 @@ async def test_many_jobs_share_the_workers_and_none_has_two(rig: Rig) -> None:
     await asyncio.wait_for(all_seen.wait(), 10)
     rig.queue.close()
     await running
-    assert len(rig.queue) == 0
+    assert len(seen) >= 100 and working == set()

@@ -167,3 +167,14 @@ class ExitCode(IntEnum):
     """Another leader owns a newer incarnation; this pod must not go on."""
     BUDGET = 16
     INTERNAL = 17
+
+
+EXIT_CODES: Final = {
+    FailureClass.CRASH: ExitCode.CRASH,
+    FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
+    FailureClass.CONFIGURATION: ExitCode.CONFIGURATION,
+    FailureClass.STORAGE: ExitCode.STORAGE,
+    FailureClass.PREEMPTED: ExitCode.PREEMPTED,
+    FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+}
+"""The code of a rank or an agent that ended by a failure of the class."""

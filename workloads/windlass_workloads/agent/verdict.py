@@ -11,19 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from windlass.api.contract import Verdict
-from windlass.api.meta import ExitCode, FailureClass, Reason
+from windlass.api.meta import EXIT_CODES, ExitCode, Reason
 
 MAXIMUM_BYTES: Final = 4096
 SHORT_TEXT: Final = 400
-
-CODES: Final = {
-    FailureClass.CRASH: ExitCode.CRASH,
-    FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
-    FailureClass.CONFIGURATION: ExitCode.CONFIGURATION,
-    FailureClass.STORAGE: ExitCode.STORAGE,
-    FailureClass.PREEMPTED: ExitCode.PREEMPTED,
-    FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
-}
 
 
 def exit_code(verdict: Verdict) -> ExitCode:
@@ -38,7 +29,7 @@ def exit_code(verdict: Verdict) -> ExitCode:
         return ExitCode.INTERNAL
     if verdict.failure.reason in (Reason.BUDGET_EXHAUSTED, Reason.NO_PROGRESS):
         return ExitCode.BUDGET
-    return CODES[verdict.failure.failure_class]
+    return EXIT_CODES[verdict.failure.failure_class]
 
 
 def encode(verdict: Verdict) -> bytes:

@@ -10,21 +10,13 @@ import traceback
 from datetime import UTC, datetime
 from typing import Final
 
-from windlass.api.meta import ExitCode, FailureClass, Reason
+from windlass.api.meta import EXIT_CODES, ExitCode, FailureClass, Reason
 from windlass.api.status import Failure
 from windlass.core.failure.evidence import CASCADE, OUT_OF_MEMORY
-from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable
+from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable, is_full
 from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
 
 MESSAGE_LENGTH: Final = 2000
-EXIT_CODES: Final = {
-    FailureClass.CONFIGURATION: ExitCode.CONFIGURATION,
-    FailureClass.OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
-    FailureClass.STORAGE: ExitCode.STORAGE,
-    FailureClass.PREEMPTED: ExitCode.PREEMPTED,
-    FailureClass.CRASH: ExitCode.CRASH,
-    FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
-}
 STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
 
 
@@ -59,7 +51,7 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
     """Reason, class and next step for an error that is not the user's."""
     if isinstance(error, CheckpointUnusable):
         return Reason.CHECKPOINT_UNUSABLE, FailureClass.STORAGE, error.hint
-    if _is_full(error):
+    if is_full(error) or getattr(error, "full", False):
         return Reason.STORAGE_FULL, FailureClass.STORAGE, "enlarge the claim or lower checkpoint.keepLast."
     if isinstance(error, (SaveError, StoreUnusable)) or getattr(error, "errno", None) in STORAGE_ERRORS:
         return Reason.STORAGE, FailureClass.STORAGE, "check the volume behind checkpoint.store."
@@ -86,11 +78,6 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
         FailureClass.CRASH,
         "see the evidence, or windlass logs --rank for the whole traceback.",
     )
-
-
-def _is_full(error: BaseException) -> bool:
-    full = {errno.ENOSPC, errno.EDQUOT}
-    return getattr(error, "errno", None) in full or bool(getattr(error, "full", False))
 
 
 def _make(

@@ -12,18 +12,15 @@ from typing import Any, Protocol
 from windlass.api.contract import RankEvent
 from windlass.api.meta import Phase
 from windlass.api.status import Failure, Output, Plan, TrackingStatus
+from windlass_workloads.checkpoint import interface
 
 
-class Channel(Protocol):
-    """The way to the agent. Never raises, also when the agent is away."""
+class Channel(interface.Channel, Protocol):
+    """The way to the agent and back. Never raises, also when the agent is away."""
 
     @property
     def save_requested(self) -> bool:
         """Whether SIGTERM came: save at the next step boundary, then exit 0."""
-        ...
-
-    def send(self, event: RankEvent) -> None:
-        """Sends one event."""
         ...
 
 

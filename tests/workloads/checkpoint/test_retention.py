@@ -36,13 +36,13 @@ def test_the_newest_stay(store: RunStore) -> None:
 
 
 @pytest.mark.fault("F61")
-def test_one_in_use_or_resumed_from_is_never_deleted(store: RunStore) -> None:
+def test_the_one_resumed_from_is_never_deleted(store: RunStore) -> None:
     names = [commit(store, step, 1) for step in (10, 20, 30)]
     choice = choose.choose(store, incarnations.newest(store), "Latest")
     assert incarnations.claim(store, incarnation(2, accepted=list(choice.accepted), resume=names[1]))
     newer = [commit(store, step, 2) for step in (40, 50)]
-    assert retain(store, incarnation=2, keep_last=2, in_use=[names[0]], clock=clock) == [names[2]]
-    assert set(store.list_checkpoints()) == {*newer, names[0], names[1]}
+    assert retain(store, incarnation=2, keep_last=2, clock=clock) == [names[0], names[2]]
+    assert set(store.list_checkpoints()) == {*newer, names[1]}
 
 
 def test_a_save_in_progress_stays_and_what_a_dead_one_left_goes(store: RunStore) -> None:
@@ -139,17 +139,15 @@ candidates = st.lists(
 )
 
 
-@given(found=candidates, keep_last=st.integers(0, 4), in_use=st.sets(st.integers(0, 11)))
-def test_never_what_is_needed(found: list[Candidate], keep_last: int, in_use: set[int]) -> None:
-    used = {each.name for index, each in enumerate(found) if index in in_use}
+@given(found=candidates, keep_last=st.integers(0, 4))
+def test_never_what_is_needed(found: list[Candidate], keep_last: int) -> None:
     newest = incarnation(3, resume=found[0].name if found else None)
-    gone = superfluous(found, newest, keep_last=keep_last, in_use=used)
+    gone = superfluous(found, newest, keep_last=keep_last)
     names = {each.name for each in gone}
     counted = sorted(
         (each for each in found if each.incarnation == 3 and not each.problem), key=lambda e: -e.step
     )
-    assert not names & used
     assert newest.resume not in names
     assert not names & {each.name for each in counted[: max(1, keep_last)]}
     assert not names & {each.name for each in found if each.incarnation == 3 and each.problem}
-    assert {each.name for each in found if each.incarnation < 3} - used - {newest.resume} <= names
+    assert {each.name for each in found if each.incarnation < 3} - {newest.resume} <= names

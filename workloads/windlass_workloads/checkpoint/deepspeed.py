@@ -19,25 +19,18 @@ class DeepSpeedState:
 
     format: Literal["DCP", "DeepSpeed"] = "DeepSpeed"
 
-    def __init__(
-        self, *, engine: Any, counters: dict[str, int], trainable_only: bool = False, scheduler: Any = None
-    ) -> None:
+    def __init__(self, *, engine: Any, counters: dict[str, int], trainable_only: bool = False) -> None:
         self.engine = engine
         self.counters = counters
         self.trainable_only = trainable_only
-        self.scheduler = scheduler
         self.strategy = f"DeepSpeed-{engine.zero_optimization_stage()}"
 
     def save_directory(self, directory: Path) -> None:
         """Collective; every rank writes its shard."""
-        extra = {
-            "counters": dict(self.counters),
-            "schedule": None if self.scheduler is None else self.scheduler.state_dict(),
-        }
         self.engine.save_checkpoint(
             str(directory),
             tag=TAG,
-            client_state=extra,
+            client_state={"counters": dict(self.counters)},
             save_latest=False,
             exclude_frozen_parameters=self.trainable_only,
         )
@@ -50,8 +43,6 @@ class DeepSpeedState:
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load (got {directory / TAG})")
         self.counters.update(extra["counters"])
-        if self.scheduler is not None and extra["schedule"] is not None:
-            self.scheduler.load_state_dict(extra["schedule"])
 
     def owner_of(self, path: str) -> int:
         """Files with a data-parallel rank in their name belong to it, all others to rank 0."""

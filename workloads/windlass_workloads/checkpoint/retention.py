@@ -2,7 +2,7 @@
 
 Called by the leading agent after a commit. Deleting is two steps: into the trash, and out of it after
 a delay, each only while the caller's incarnation is the newest. Must never touch the newest
-checkpoint, one in use or pinned, or the directory of a save in progress.
+checkpoint, the one resumed from, or the directory of a save in progress.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from windlass_workloads.checkpoint.trash import discard, discarded_at
 PURGE_DELAY_SECONDS: Final = 600.0
 
 
-def superfluous(
-    found: Collection[Candidate], newest: Incarnation, *, keep_last: int, in_use: Collection[str]
-) -> list[Candidate]:
+def superfluous(found: Collection[Candidate], newest: Incarnation, *, keep_last: int) -> list[Candidate]:
     """Pure: what may go, oldest first. Saves of the newest incarnation that have no manifest yet stay."""
-    keep = {*in_use, newest.resume}
+    keep = {newest.resume}
     counted = sorted((each for each in found if objection(each, newest) is None), key=order, reverse=True)
     keep.update(each.name for each in counted[: max(1, keep_last)])
     gone = [
@@ -42,19 +40,17 @@ def retain(
     *,
     incarnation: int,
     keep_last: int,
-    in_use: Collection[str] = (),
     clock: Callable[[], float] = time.time,
 ) -> list[str]:
     """Moves superfluous checkpoints into the trash and returns their names.
 
-    `in_use` are names that must stay whatever their age (resumed from, being loaded, pinned).
     Fenced when a newer incarnation exists; the fence is read again before each move.
     """
     newest = require_newest(store, incarnation, "delete checkpoints")
     if newest is None or newest.incarnation != incarnation:
         return []
     moved: list[str] = []
-    for each in superfluous(reading.candidates(store), newest, keep_last=keep_last, in_use=in_use):
+    for each in superfluous(reading.candidates(store), newest, keep_last=keep_last):
         require_newest(store, incarnation, f"delete {each.name}")
         if discard(store, each.name, now=clock()):
             moved.append(each.name)

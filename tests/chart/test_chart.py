@@ -29,7 +29,7 @@ EXTREMES = [
     {},
     HOST_ROOT,
     {"mlflow": {"enabled": False}, "crds": {"enabled": False}, "rbac": {"aggregate": False}},
-    {"operator": {"watchNamespaces": ["a", "b"], "replicas": 1, "podDisruptionBudget": False}},
+    {"operator": {"watchNamespaces": ["a", NAMESPACE], "replicas": 1, "podDisruptionBudget": False}},
     {"admission": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"podMonitor": True}},
     {"imagePullSecrets": ["one"], "operator": {"tolerations": [{"key": "x", "operator": "Exists"}]}},
 ]
@@ -192,7 +192,8 @@ def test_each_claim_of_the_host_root_is_one_volume() -> None:
     assert all(row["readOnly"] for row in mounts)
 
 
-def test_uninstall_keeps_crds_the_tracking_data_and_the_certificate_that_pods_trust() -> None:
+def test_uninstall_keeps_what_jobs_and_the_next_installation_need() -> None:
+    """CRDs, tracking data, the certificate that pods trust, and the right to hand the Lease over."""
     documents = render()
     kept = {
         (row["kind"], row["metadata"]["name"])
@@ -200,7 +201,9 @@ def test_uninstall_keeps_crds_the_tracking_data_and_the_certificate_that_pods_tr
         if row["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
     }
     definitions = {("CustomResourceDefinition", path.stem) for path in (ROOT / "crds").glob("*.yaml")}
-    assert kept == definitions | {("PersistentVolumeClaim", "windlass-mlflow"), ("Secret", "windlass-tls")}
+    handover = {(kind, "windlass-operator") for kind in ("ServiceAccount", "Role", "RoleBinding")}
+    data = {("PersistentVolumeClaim", "windlass-mlflow"), ("Secret", "windlass-tls")}
+    assert kept == definitions | handover | data
     released = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
     assert all("annotations" not in row["metadata"] for row in released)
 

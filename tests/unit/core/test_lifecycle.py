@@ -6,6 +6,7 @@ import pytest
 
 from unit.core.builders import (
     NOW,
+    JobBuilder,
     a_checkpoint,
     a_job,
     a_pod,
@@ -197,6 +198,18 @@ def test_suspended_job_forgets_its_pods_and_keeps_its_tickets() -> None:
     assert decision.status["gang"] == {"attempt": 1, "lastTicket": 2, "members": []}
     assert decision.confirm_absent == ("triage-0-1", "triage-1-2")
     assert "from step 40" in message_of(decision)
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        (a_job(), "no pods were made"),
+        (a_job().on_attempt(1, 1), "no pods; the run goes on from step 0 when spec.suspend is false"),
+    ],
+    ids=["never begun", "nothing saved yet"],
+)
+def test_suspended_job_says_from_where_it_will_go_on(job: JobBuilder, text: str) -> None:
+    assert message_of(judge(job.suspended(), pods=())) == text
 
 
 def test_suspended_job_writes_nothing_more() -> None:

@@ -192,6 +192,8 @@ PLAIN: list[tuple[str, str]] = [
     (messages.gang_recreated(2, "node lost"), "attempt 2 replaces every pod (node lost)"),
     (messages.backing_off(10.4, "boom"), "the next try waits 10 s (boom)"),
     (messages.suspending(), "the ranks save and leave"),
+    (messages.suspended(0, begun=False), "no pods were made"),
+    (messages.suspended(0), "no pods; the run goes on from step 0 when spec.suspend is false"),
     (messages.suspended(40), "no pods; the run goes on from step 40 when spec.suspend is false"),
     (messages.resumed(), "spec.suspend is false again"),
     (messages.completed(100, "pvc://c/out"), "100 steps done; the result is at pvc://c/out"),

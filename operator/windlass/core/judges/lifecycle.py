@@ -159,7 +159,8 @@ def is_at_work(facts: Facts) -> bool:
 def rest(facts: Facts, since: datetime) -> Outcome:
     """All pods are gone: suspended, and the gang forgotten (its tickets are not)."""
     already = facts.has(ConditionType.SUSPENDED)
-    aspects = conditions.suspended(messages.suspended(facts.newest_step))
+    begun = facts.status.gang.attempt > 0
+    aspects = conditions.suspended(messages.suspended(facts.newest_step, begun))
     status = facts.state(
         aspects,
         suspended_at=since if already else facts.now,

@@ -205,13 +205,11 @@ def suspending() -> str:
     return "the ranks save and leave"
 
 
-def suspended(step: int) -> str:
-    """Suspended."""
-    return (
-        f"no pods; the run goes on from step {step} when spec.suspend is false"
-        if step
-        else "no pods were made"
-    )
+def suspended(step: int, begun: bool = True) -> str:
+    """Suspended; `begun` says whether there have ever been pods."""
+    if not begun:
+        return "no pods were made"
+    return f"no pods; the run goes on from step {step} when spec.suspend is false"
 
 
 def resumed() -> str:

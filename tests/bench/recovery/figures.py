@@ -77,9 +77,10 @@ def phases(tries: Sequence[Row]) -> dict[str, float]:
 
 def recoveries(tries: Sequence[Row]) -> Figures:
     """In place or after a deleted pod: seconds, how soon it was noticed, where the time went, what was lost."""
+    noticing = [row["detect"] for row in tries if row["detect"] is not None]
     return {
         **spread([row["seconds"] for row in tries]),
-        "detect": spread([row["detect"] for row in tries]),
+        "detect": spread(noticing) if noticing else None,
         "lostSteps": spread([row["lostSteps"] for row in tries]),
         "phases": phases(tries),
         "tries": list(tries),
@@ -89,8 +90,14 @@ def recoveries(tries: Sequence[Row]) -> Figures:
 def deletions(tries: Sequence[Row]) -> Figures:
     """After a deleted pod: also the imports of the pod that took its place, and the seconds beyond them."""
     imports = [row["importSeconds"] for row in tries]
-    beyond = [row["seconds"] - row["importSeconds"] for row in tries]
-    return {**recoveries(tries), "importSeconds": spread(imports), "beyondImports": spread(beyond)}
+    beyond = [(row["seconds"] - row["importSeconds"], row["index"] == 0) for row in tries]
+    groups = {
+        "beyondImports": [seconds for seconds, _ in beyond],
+        "beyondImportsOfLeaders": [seconds for seconds, leads in beyond if leads],
+        "beyondImportsOfFollowers": [seconds for seconds, leads in beyond if not leads],
+    }
+    spreads = {name: spread(values) for name, values in groups.items() if values}
+    return {**recoveries(tries), "importSeconds": spread(imports), **spreads}
 
 
 def leavings(tries: Sequence[Row]) -> Figures:

@@ -117,7 +117,10 @@ class Run:
         return {"rank": rank, **self._recovered(before, killed_at)}
 
     def delete_pod(self, index: int) -> dict[str, Any]:
-        """An ordinary delete of one pod, as `kubectl delete pod` does it; with the imports of its replacement."""
+        """An ordinary delete of one pod, as `kubectl delete pod` does it; with the imports of its replacement.
+
+        A leader knows of its own end by its signal and writes it down when it is gone, so nothing is said of `detect`.
+        """
         jobs, before = self.ground.jobs, self.incarnation()
         pod = jobs.pod_at(NAME, index)
         if pod is None:
@@ -125,6 +128,8 @@ class Run:
         deleted_at = time.time()
         jobs.core.delete_namespaced_pod(pod.metadata.name, jobs.namespace)
         found = self._recovered(before, deleted_at)
+        if index == 0:
+            found["detect"] = None
         return {"index": index, **found, "importSeconds": self.import_seconds(index, not_in=pod.metadata.uid)}
 
     def import_seconds(self, index: int, *, not_in: str = "") -> float:

@@ -56,14 +56,22 @@ def test_noticing_is_counted_from_the_kill_itself() -> None:
 
 
 def a_try(seconds: float, **more: Any) -> dict[str, Any]:
-    return {"seconds": seconds, "detect": 0.1, "lostSteps": 1, "phases": {"load": seconds / 2}, **more}
+    return {"seconds": seconds, "detect": 0.1, "lostSteps": 1, "phases": {"load": seconds / 2}} | more
+
+
+def test_deletes_of_leaders_and_followers_are_told_apart() -> None:
+    tries = [a_try(15.0, importSeconds=8.0, index=1), a_try(18.0, importSeconds=8.0, index=0, detect=None)]
+    made = figures.deletions(tries)
+    assert (made["beyondImportsOfFollowers"]["p95"], made["beyondImportsOfLeaders"]["p95"]) == (7.0, 10.0)
+    assert (made["beyondImports"]["n"], made["detect"]["n"]) == (2, 1)
+    assert figures.deletions(tries[1:])["detect"] is None
 
 
 def all_parts(in_place: float = 2.0, peer: float = 12.0) -> dict[str, Any]:
     made: dict[str, Any] = {
         "inPlace": figures.recoveries([a_try(in_place)] * 20),
         "torchrun": {"n": 5, "p50": peer},
-        "podDelete": figures.deletions([a_try(15.0, importSeconds=8.0)] * 5),
+        "podDelete": figures.deletions([a_try(15.0, importSeconds=8.0, index=1)] * 5),
         "asyncStallRatio": 0.03,
         "sigterm": figures.leavings([{"verified": True, "lostSteps": 0}] * 20),
         "fallback": figures.fallbacks([{"kind": "torn manifest", "ok": True}] * 20),
@@ -86,7 +94,7 @@ def test_good_figures_reach_every_goal() -> None:
         ({"inPlace": {"n": 20, "p50": 2.0, "p95": 4.1, "detect": {"p95": 0.1}}}, "inPlace.p95"),
         ({"ratio": 3.9}, "ratio"),
         (
-            {"podDelete": figures.deletions([a_try(15.0, importSeconds=6.9)] * 5)},
+            {"podDelete": figures.deletions([a_try(15.0, importSeconds=6.9, index=1)] * 5)},
             "podDelete.beyondImports.p95",
         ),
         ({"asyncStallRatio": 0.11}, "asyncStallRatio"),

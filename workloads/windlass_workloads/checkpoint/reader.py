@@ -11,6 +11,7 @@ instead: it says nothing about the checkpoint. Must never load unverified bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,20 @@ def load(
     context: RankContext,
     state: StateAdapter | DirectoryAdapter,
     group: SaveGroup | None = None,
+    check: Callable[[Manifest], None] | None = None,
 ) -> Manifest:
-    """Fills `state` and the random generators from context.resume and returns its manifest."""
+    """Fills `state` and the random generators from context.resume and returns its manifest.
+
+    `check` may refuse a manifest, by raising on every rank, before anything is loaded.
+    """
     if context.resume is None:
         raise ValueError("context.resume: nothing to load (got None); allowed a checkpoint's name")
     name = context.resume
     group = group or SaveGroup()
     manifest = _verified(store, name, context, group)
     _require_fitting(name, manifest, state, group.world_size)
+    if check is not None:
+        check(manifest)
     directory = store.path(name)
     try:
         if state.format == "DeepSpeed":
@@ -53,7 +60,10 @@ def load(
         else:
             generators = _load_dcp(directory, state, group)  # type: ignore[arg-type]
     except (CheckpointException, RuntimeError, KeyError, ValueError) as error:
-        raise _unloadable(name, error) from error
+        silent = next((each for each in _causes(error) if isinstance(each, OSError)), None)
+        raise _unloadable(name, error) if silent is None else _silent(name, "read", silent) from error
+    except OSError as error:
+        raise _silent(name, "read", error) from error
     if generators is None:
         randomness.derive(manifest.seed, manifest.step, group.rank)
     else:
@@ -79,10 +89,7 @@ def _verified(store: RunStore, name: str, context: RankContext, group: SaveGroup
     found = list(dict.fromkeys(problem for each, _ in everyone for problem in each))
     silent = next((each for _, each in everyone if each is not None), None)
     if silent is not None and not found:
-        raise StoreUnusable(
-            f"{STORE_FIELD}: the volume does not answer while checkpoint {name} is verified (got {silent}); "
-            "the checkpoint is kept and tried again. hint: check the volume behind the claim."
-        )
+        raise _silent(name, "verified", silent)
     if found or manifest is None:
         raise CheckpointUnusable(name, "its content is damaged", hint=FALL_BACK, evidence=found)
     return manifest
@@ -169,10 +176,22 @@ def _load_dcp(directory: Path, state: StateAdapter, group: SaveGroup) -> dict[st
     return generators
 
 
+def _silent(name: str, doing: str, what: object) -> StoreUnusable:
+    return StoreUnusable(
+        f"{STORE_FIELD}: the volume does not answer while checkpoint {name} is {doing} (got {what}); "
+        "the checkpoint is kept and tried again. hint: check the volume behind the claim."
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """What went wrong on each rank, of an error that torch made of all of them."""
+    return (
+        [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    )
+
+
 def _unloadable(name: str, error: BaseException) -> CheckpointUnusable:
-    causes: list[BaseException] = [error]
-    if isinstance(error, CheckpointException):
-        causes = [each for each, _ in error.failures.values()]
+    causes = _causes(error)
     evidence = [
         f"{type(cause).__name__}: {line}" for cause in causes[:2] for line in str(cause).splitlines()[:3]
     ]

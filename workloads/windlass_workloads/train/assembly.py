@@ -7,6 +7,7 @@ first step.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,8 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     randomness.derive(spec.training.seed, 0, context.rank)
     skipped: tuple[tuple[int, int], ...] = ()
     if context.resume is not None:
-        manifest = reader.load(store=store, context=context, state=state)
-        check_same(manifest, spec, data.index, model_digest=local.digest)
+        same = partial(check_same, spec=spec, index=data.index, model_digest=local.digest)
+        manifest = reader.load(store=store, context=context, state=state, check=same)
         skipped = tuple(manifest.skipped_windows)
     writer = CheckpointWriter(
         store=store,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from windlass.api.training import Columns
+from windlass_workloads.data.errors import first_line
 from windlass_workloads.data.read import BadRow
 
 Format = Literal["Chat", "Instruction", "Text"]
@@ -161,6 +162,4 @@ def render(tokenizer: Tokenizer, messages: list[dict[str, str]], *, generation: 
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
     except Exception as error:  # a template is a program and raises anything
-        raise BadRow(
-            f"the chat template refuses it: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}"
-        ) from error
+        raise BadRow(f"the chat template refuses it: {first_line(error)}") from error

@@ -30,5 +30,11 @@ class WorkloadError(Exception):
         self.failure_class = failure_class
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of some library, at most 200 letters; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
 class StopRequested(Exception):
     """SIGTERM arrived where nothing is to be saved; the task ends cleanly."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from windlass.api.meta import Reason
-from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
+from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError, first_line
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 
@@ -199,6 +199,6 @@ def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits
     except (pa.ArrowException, OSError) as error:
         raise WorkloadError(
             Reason.DATA_UNREADABLE,
-            f"{field}: {path.name} is not a readable Parquet file: {str(error).splitlines()[0][:200]}.",
+            f"{field}: {path.name} is not a readable Parquet file: {first_line(error)}.",
             hint="write it again; the file may be cut off.",
         ) from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from windlass.api.meta import FailureClass, Reason
-from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.errors import WorkloadError, first_line
 from windlass_workloads.data.sources import NOT_FOUND, Found, Request
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -166,7 +166,7 @@ def find_in_registry(request: Request, rest: str, registry: Registry) -> Found:
     except Exception as error:  # so does MLflow's
         raise WorkloadError(
             NOT_FOUND[request.kind],
-            f"{request.field}: MLflow does not give {rest} (got {request.uri}): {str(error).splitlines()[0][:200]}.",
+            f"{request.field}: MLflow does not give {rest} (got {request.uri}): {first_line(error)}.",
             hint="check the model's name and alias, and that the server is reachable from the job's namespace.",
         ) from error
     holders = sorted(config.parent for config in path.rglob("config.json"))

@@ -418,3 +418,23 @@ def test_no_tracker_does_nothing_and_returns_what_it_got() -> None:
     none.close("KILLED")
     assert none.finish(output, "d") is output
     assert none.finish(None, None) is None
+
+
+# --- libraries without words -------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_that_breaks_without_a_word_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+
+    from windlass_workloads.train.model import LocalModel, load_tokenizer
+
+    def silent(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", silent)
+    with pytest.raises(WorkloadError) as caught:
+        load_tokenizer(LocalModel("pvc://models/x", tmp_path, {}, "d"))
+    assert caught.value.reason is Reason.MODEL_NOT_FOUND
+    assert caught.value.message.endswith("cannot be loaded (got pvc://models/x): AssertionError.")

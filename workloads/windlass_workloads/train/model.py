@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from windlass.api.meta import Reason
 from windlass.api.training import ModelSource
 from windlass_workloads.data.chat import PLAIN_TEMPLATE
-from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.errors import WorkloadError, first_line
 from windlass_workloads.data.remote import check_safe
 from windlass_workloads.data.sources import Finder, Request
 from windlass_workloads.train.fingerprint import fingerprint
@@ -118,7 +118,7 @@ def load_tokenizer(model: LocalModel) -> tuple[Any, list[str]]:
     except Exception as error:  # tokenizers raise anything
         raise WorkloadError(
             Reason.MODEL_NOT_FOUND,
-            f"{FIELD}: the tokenizer cannot be loaded (got {model.uri}): {str(error).splitlines()[0][:200]}.",
+            f"{FIELD}: the tokenizer cannot be loaded (got {model.uri}): {first_line(error)}.",
             hint=f"copy the model's tokenizer files ({', '.join(TOKENIZER_FILES[:2])}, …) beside its config.json.",
         ) from error
     if not getattr(tokenizer, "is_fast", False):
@@ -163,7 +163,7 @@ def load_model(model: LocalModel, dtype: torch.dtype) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _unloadable(model, str(error).splitlines()[0][:300]) from error
+        raise _unloadable(model, first_line(error)) from error
     missing = sorted(info["missing_keys"]) if info["missing_keys"] else []
     if missing:
         raise _unloadable(model, f"{len(missing)} weights are missing, first {missing[0]}")

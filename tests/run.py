@@ -1,7 +1,8 @@
-"""Runs the layers of the test suite one after another and prints what each took.
+"""Runs the layers of the test suite and prints what each took.
 
-`make check` and `make test` call this. A failing layer does not hide the ones after it; the exit
-status is non-zero if any failed. Layers need what the one before them proved, so their order counts.
+`make check` and `make test` call this. A failing layer does not hide the ones after it; the exit status is
+non-zero if any failed. Layers of `make check` keep one core busy each and run two at a time; the deep ones use
+all cores by themselves and run one after another, each needing what the one before it proved.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,21 +26,30 @@ class Layer:
     command: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a layer ended."""
+
+    name: str
+    seconds: float
+    passed: bool
+
+
 def module(*arguments: str) -> tuple[str, ...]:
     """A Python module of this environment as a command."""
     return (sys.executable, "-m", *arguments)
 
 
+UNIT = ("tests/house", "tests/unit", "tests/golden", "tests/docs")
+# The longest first, so that the last to end does not stand alone.
 CHECK = (
-    Layer("format", module("ruff", "format", "--check", "--quiet", ".")),
-    Layer("lint", module("ruff", "check", "--quiet", ".")),
+    Layer("unit", module("pytest", "-q", *UNIT)),
     Layer("types", module("mypy", "--no-error-summary")),
+    Layer("perturb", module("pytest", "-q", "tests/perturb")),
     Layer("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
     Layer("generated", (sys.executable, "scripts/generate.py", "--check")),
-    Layer(
-        "unit",
-        module("pytest", "-q", "tests/house", "tests/unit", "tests/golden", "tests/perturb", "tests/docs"),
-    ),
+    Layer("lint", module("ruff", "check", "--quiet", ".")),
+    Layer("format", module("ruff", "format", "--check", "--quiet", ".")),
 )
 DEEP = (
     Layer("chart", module("pytest", "-q", "tests/chart")),
@@ -48,36 +60,49 @@ DEEP = (
 )
 
 
-def run(layers: tuple[Layer, ...]) -> int:
-    """Run the layers in order; return the number that failed."""
-    rows: list[tuple[str, float, bool]] = []
-    for layer in layers:
-        print(f"== {layer.name}", flush=True)
-        began = time.monotonic()
-        passed = subprocess.run(layer.command, cwd=ROOT, check=False).returncode == 0
-        rows.append((layer.name, time.monotonic() - began, passed))
+def run_one(layer: Layer) -> Result:
+    """Run a layer with its output in view."""
+    print(f"== {layer.name}", flush=True)
+    began = time.monotonic()
+    passed = subprocess.run(layer.command, cwd=ROOT, check=False).returncode == 0
+    return Result(layer.name, time.monotonic() - began, passed)
+
+
+def run_quietly(layer: Layer) -> Result:
+    """Run a layer and print its output whole when it ends, so that two at a time stay readable."""
+    began = time.monotonic()
+    done = subprocess.run(
+        layer.command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(f"== {layer.name}\n{done.stdout}", end="", flush=True)
+    return Result(layer.name, time.monotonic() - began, done.returncode == 0)
+
+
+def run(side_by_side: Sequence[Layer], in_turn: Sequence[Layer]) -> int:
+    """Run the layers; return the number that failed."""
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run_quietly, side_by_side))
+    results += [run_one(layer) for layer in in_turn]
     print("\nlayer        seconds  result")
-    for name, seconds, passed in rows:
-        print(f"{name:<12} {seconds:7.1f}  {'passed' if passed else 'FAILED'}")
-    return sum(not passed for _, _, passed in rows)
+    for each in results:
+        print(f"{each.name:<12} {each.seconds:7.1f}  {'passed' if each.passed else 'FAILED'}")
+    return sum(not each.passed for each in results)
 
 
 def main(arguments: list[str]) -> int:
     """Entry: `check`, `all`, or names of layers."""
     known = {layer.name: layer for layer in CHECK + DEEP}
-    if arguments == ["check"]:
-        chosen = CHECK
-    elif arguments == ["all"]:
-        chosen = CHECK + DEEP
+    if arguments in (["check"], ["all"]):
+        failed = run(CHECK, DEEP if arguments == ["all"] else ())
     elif arguments and all(name in known for name in arguments):
-        chosen = tuple(known[name] for name in arguments)
+        failed = run((), [known[name] for name in arguments])
     else:
         print(
             f"tests.run: expected check, all or layers of {', '.join(known)} (got {arguments})",
             file=sys.stderr,
         )
         return 2
-    return 1 if run(chosen) else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -189,8 +189,14 @@ MERGES: list[tuple[str, list[RecoveryRecord], list[RecoveryRecord], list[tuple[i
     (
         "only we know of a drain",
         [a_row(2, Kind.PREEMPTED)],
-        [a_row(2, Kind.CRASH, seconds=TIMED)],
+        [a_row(2, Kind.INFRASTRUCTURE, seconds=TIMED)],
         [(2, "Preempted", 3.0)],
+    ),
+    (
+        "the leader let the pod go itself, which looks like a drain",
+        [a_row(2, Kind.PREEMPTED)],
+        [a_row(2, Kind.CRASH, seconds=TIMED)],
+        [(2, "Crash", 3.0)],
     ),
     (
         "the leader knows better of a crash",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from windlass.api.contract import AcceptedCheckpoint
 from windlass.core.checkpoints.choose import RESUME_FROM, Candidate, choose
 from windlass_workloads.checkpoint import choose as reading
 from windlass_workloads.checkpoint import incarnations, ledger
+from windlass_workloads.checkpoint.errors import StoreUnusable
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.trash import discard
 from workloads.checkpoint.support import commit, incarnation
@@ -125,3 +127,37 @@ def test_the_ledger_lists_what_counts_newest_first(tmp_path: Path) -> None:
     assert (first.step, second.step) == (20, 10)
     assert (first.bytes, first.validation_loss, first.incarnation) == (4000, 0.5, 1)
     assert ledger.rows(store, None) == []
+
+
+@pytest.mark.fault("F57")
+def test_a_volume_that_is_away_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RunStore(tmp_path)
+    name = commit(store, 10, 1)
+
+    def away(self: RunStore, relative: str) -> bytes:
+        raise OSError(errno.EIO, "Input/output error", relative)
+
+    monkeypatch.setattr(RunStore, "read", away)
+    with pytest.raises(StoreUnusable, match="Input/output error"):
+        reading.choose(store, incarnation(1), "Latest")
+    monkeypatch.undo()
+    assert reading.choose(store, incarnation(1), "Latest").name == name
+
+
+@pytest.mark.parametrize(("failures", "chosen"), [(1, 20), (9, 10)], ids=["passing", "lasting"])
+def test_a_file_is_accused_only_by_a_volume_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, chosen: int
+) -> None:
+    store = RunStore(tmp_path)
+    commit(store, 10, 1)
+    commit(store, 20, 1)
+    plain, left = RunStore.read, [failures]
+
+    def read(self: RunStore, relative: str) -> bytes | None:
+        if relative.startswith("step-00000020") and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, "Input/output error", relative)
+        return plain(self, relative)
+
+    monkeypatch.setattr(RunStore, "read", read)
+    assert reading.choose(store, incarnation(1), "Latest").step == chosen

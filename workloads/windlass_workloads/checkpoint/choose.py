@@ -20,23 +20,36 @@ __all__ = ["RESUME_FROM", "candidate", "candidates", "choose"]
 
 
 def candidate(store: RunStore, name: str) -> Candidate:
-    """One checkpoint directory with what is wrong with it, if anything, without hashing content."""
+    """One checkpoint directory with what is wrong with it, if anything, without hashing content.
+
+    Raises StoreUnusable when the volume does not answer.
+    """
     key = parse_checkpoint_name(name)
     if key is None:
         raise ValueError(f"name: not a checkpoint's (got {name!r}); allowed step-<8 digits>.i<number>")
     step, incarnation = key
     try:
+        digest, problem = _look(store, name)
+    except FileNotFoundError as error:
+        digest, problem = "", str(error)
+    except OSError:
+        # A volume that is away would cost a good checkpoint for good: only one that works may accuse a file.
+        store.probe()
+        try:
+            digest, problem = _look(store, name)
+        except OSError as error:
+            digest, problem = "", str(error)
+    return Candidate(name=name, step=step, incarnation=incarnation, digest=digest, problem=problem)
+
+
+def _look(store: RunStore, name: str) -> tuple[str, str | None]:
+    """The digest that the manifest gives, and what is wrong with it or with sizes."""
+    try:
         manifest = manifests.read(store, name)
-    except (manifests.ManifestInvalid, OSError) as error:
-        return Candidate(name=name, step=step, incarnation=incarnation, problem=str(error))
+    except manifests.ManifestInvalid as error:
+        return "", str(error)
     problems = manifests.verify(store.path(name), manifest, deep=False)
-    return Candidate(
-        name=name,
-        step=step,
-        incarnation=incarnation,
-        digest=manifest.files_digest,
-        problem="; ".join(problems[:3]) or None,
-    )
+    return manifest.files_digest, "; ".join(problems[:3]) or None
 
 
 def candidates(store: RunStore) -> list[Candidate]:

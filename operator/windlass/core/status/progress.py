@@ -19,7 +19,14 @@ from windlass.core.status.conditions import Aspect, find
 
 RECOVERY_ROWS = 10
 # What the operator learns from a pod and a leader cannot know: it sees only that the pod went away.
-BETTER_KNOWN = (FailureClass.OUT_OF_MEMORY, FailureClass.PREEMPTED)
+# What the cluster says of a lost pod, and the leader's guesses that it corrects. A pod that the leader itself let go
+# looks preempted from outside; the leader knows why.
+BETTER_KNOWN = {
+    FailureClass.OUT_OF_MEMORY: tuple(
+        each for each in FailureClass if each not in (FailureClass.OUT_OF_MEMORY, FailureClass.PREEMPTED)
+    ),
+    FailureClass.PREEMPTED: (FailureClass.INFRASTRUCTURE,),
+}
 
 
 def is_of_leader(report: Report, leader: PodView | None, status: FineTuneJobStatus) -> bool:
@@ -94,7 +101,7 @@ def merge_recoveries(
                 pending.append(row)
             else:
                 merged[row.incarnation] = row
-        elif row.failure_class in BETTER_KNOWN and told.failure_class not in BETTER_KNOWN:
+        elif told.failure_class in BETTER_KNOWN.get(row.failure_class, ()):
             known = ("failure_class", "first_failed", "exit_code", "signal", "evidence")
             merged[row.incarnation] = told.model_copy(update={name: getattr(row, name) for name in known})
     pending.sort(key=lambda row: row.incarnation)

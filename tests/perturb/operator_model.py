@@ -15,6 +15,7 @@ from unit.core.builders import SETTINGS
 from windlass.api.contract import Orders, Report
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision
+from windlass.core.judges.gang import PARTIAL_REFUSALS
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
@@ -154,8 +155,10 @@ class Operator:
             except ConflictError:
                 self.check_owner(dict(item))
             except QuotaError as error:
-                # As the shell does: the rest would be refused alike, and the count goes on.
-                name, count = item["metadata"]["name"], self.refused.count + 1 if self.refused else 1
+                # As the shell does: the rest would be refused alike, and the count goes on. It begins near its
+                # limit, so that the story need not sit through the pauses before.
+                name = item["metadata"]["name"]
+                count = self.refused.count + 1 if self.refused else PARTIAL_REFUSALS - 1
                 self.refused = Refusal("Pod", name, Reason.QUOTA_EXCEEDED, str(error), self.api.now, count)
                 self.seen_version = -1
                 break

@@ -155,7 +155,7 @@ CHECKS = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=90, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_every_decision_holds_what_all_of_them_must(world: World) -> None:
     decision = world.decided()
@@ -163,7 +163,7 @@ def test_every_decision_holds_what_all_of_them_must(world: World) -> None:
         check(world, decision)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_a_world_that_stands_still_comes_to_rest(world: World) -> None:
     """Each status write must bring the next round closer to none: no two judges may undo each other."""

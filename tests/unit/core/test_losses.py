@@ -329,7 +329,7 @@ def test_taking_turns_between_classes_does_not_outwit_the_budgets() -> None:
     assert losses_until_the_end(turns, a_job().on_attempt(1, 1, 2)) == 16
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.sampled_from(sorted(BROKEN)), min_size=30, max_size=30))
 def test_no_sequence_of_losses_lasts_for_ever(kinds: list[str]) -> None:
     assert losses_until_the_end(kinds, a_job().on_attempt(1, 1, 2)) <= 5 + 10 + 2 + 5 + 1 + 1

@@ -256,7 +256,7 @@ CHECKS = (
 
 
 @pytest.mark.bad_input("B91")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(jobs(), INSTALLATIONS)
 def test_any_spec_renders_to_objects_that_a_cluster_takes(
     job: JobBuilder, installation: RenderSettings

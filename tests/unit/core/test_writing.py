@@ -206,7 +206,7 @@ class Diary:
         self.round(at)
 
 
-@settings(max_examples=30, deadline=None, phases=(Phase_.explicit, Phase_.generate))
+@settings(max_examples=12, deadline=None, phases=(Phase_.explicit, Phase_.generate))
 @given(st.lists(st.tuples(st.floats(0.1, 8.0), st.integers(0, 3)), min_size=5, max_size=25))
 def test_any_pace_of_reports_makes_at_most_two_writes_in_five_seconds(
     pace: list[tuple[float, int]],

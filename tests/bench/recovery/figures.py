@@ -25,6 +25,7 @@ GOALS: Figures = {
 }
 AT_LEAST = {"ratio"}
 TRIES = {"inPlace": 20, "torchrun": 5, "podDelete": 5, "sigterm": 20, "fallback": 20}
+STALL_MEGABYTES = 1000
 
 
 def deal(count: int, blocks: int) -> list[int]:
@@ -136,7 +137,9 @@ def look_up(figures: Figures, path: str) -> Any:
 
 
 def enough(figures: Figures, part: str) -> bool:
-    """Whether a part had as many tries as its goal speaks of."""
+    """Whether a part had as many tries, or as much state, as its goal speaks of."""
+    if part == "asyncStallRatio":
+        return bool((look_up(figures, "asyncSave.asynchronous.megabytes") or 0) >= STALL_MEGABYTES)
     if part not in TRIES:
         return True
     found = figures.get(part) or {}

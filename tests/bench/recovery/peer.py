@@ -83,9 +83,17 @@ class Peer:
     def kill_rank(self, rank: int, limit: float = RECOVERY_SECONDS) -> dict[str, Any]:
         """SIGKILL to one rank from inside the pod."""
         process = [row["pid"] for row in self.starts() if row["rank"] == rank][-1]
+        before = self.failures()
         killed_at = self.ground.kill(self.pod, str(process))
         step, began_at = self.await_began(killed_at, limit)
-        return {"rank": rank, "seconds": round(began_at - killed_at, 4), "resumedStep": step - 1}
+        seconds = round(began_at - killed_at, 4)
+        restarts = self.failures() - before
+        return {"rank": rank, "seconds": seconds, "restarts": restarts, "resumedStep": step - 1}
+
+    def failures(self) -> int:
+        """How often torchrun has said that a rank failed: more than once per kill when a restart failed too."""
+        lines = self.ground.access.log_lines(self.pod, follow=False)
+        return sum("failed (exitcode:" in line for line in lines)
 
 
 def template(ground: Ground) -> dict[str, Any]:

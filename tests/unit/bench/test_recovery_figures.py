@@ -73,6 +73,7 @@ def all_parts(in_place: float = 2.0, peer: float = 12.0) -> dict[str, Any]:
         "torchrun": {"n": 5, "p50": peer},
         "podDelete": figures.deletions([a_try(15.0, importSeconds=8.0, index=1)] * 5),
         "asyncStallRatio": 0.03,
+        "asyncSave": {"asynchronous": {"megabytes": 1000.2}},
         "sigterm": figures.leavings([{"verified": True, "lostSteps": 0}] * 20),
         "fallback": figures.fallbacks([{"kind": "torn manifest", "ok": True}] * 20),
     }
@@ -118,6 +119,11 @@ def test_too_few_tries_reach_nothing(part: str) -> None:
     assert unsaid == [
         name for name in figures.GOALS if name.startswith(part) or (part, name) == ("inPlace", "ratio")
     ]
+
+
+def test_a_stall_on_little_state_reaches_nothing() -> None:
+    made = {**all_parts(), "asyncSave": {"asynchronous": {"megabytes": 60.0}}}
+    assert figures.reached(made)["asyncStallRatio"] is None
 
 
 def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:

@@ -1,8 +1,7 @@
 """Runs the layers of the test suite and prints what each took.
 
 `make check` and `make test` call this. A failing layer does not hide the ones after it; the exit status is
-non-zero if any failed. Layers of `make check` keep one core busy each and run two at a time; the deep ones use
-all cores by themselves and run one after another, each needing what the one before it proved.
+non-zero if any failed. Layers of a stage run two at a time, stages one after another.
 """
 
 from __future__ import annotations
@@ -51,13 +50,15 @@ CHECK = (
     Layer("lint", module("ruff", "check", "--quiet", ".")),
     Layer("format", module("ruff", "format", "--check", "--quiet", ".")),
 )
+# These wait more than they compute: for processes, time limits and back-offs.
 DEEP = (
-    Layer("chart", module("pytest", "-q", "tests/chart")),
-    Layer("contract", module("pytest", "-q", "tests/contract")),
     Layer("workloads", module("pytest", "-q", "tests/workloads")),
+    Layer("contract", module("pytest", "-q", "tests/contract")),
     Layer("cluster", module("pytest", "-q", "tests/cluster")),
-    Layer("e2e", module("pytest", "-q", "tests/e2e")),
+    Layer("chart", module("pytest", "-q", "tests/chart")),
 )
+# Trains in pods on all cores, and its seconds are asserted.
+END_TO_END = (Layer("e2e", module("pytest", "-q", "tests/e2e")),)
 
 
 def run_one(layer: Layer) -> Result:
@@ -78,11 +79,12 @@ def run_quietly(layer: Layer) -> Result:
     return Result(layer.name, time.monotonic() - began, done.returncode == 0)
 
 
-def run(side_by_side: Sequence[Layer], in_turn: Sequence[Layer]) -> int:
-    """Run the layers; return the number that failed."""
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(run_quietly, side_by_side))
-    results += [run_one(layer) for layer in in_turn]
+def run(*stages: Sequence[Layer]) -> int:
+    """Run the stages in turn, the layers of each two at a time; return the number that failed."""
+    results: list[Result] = []
+    for stage in stages:
+        with ThreadPoolExecutor(2) as pool:
+            results += pool.map(run_quietly if len(stage) > 1 else run_one, stage)
     print("\nlayer        seconds  result")
     for each in results:
         print(f"{each.name:<12} {each.seconds:7.1f}  {'passed' if each.passed else 'FAILED'}")
@@ -91,11 +93,13 @@ def run(side_by_side: Sequence[Layer], in_turn: Sequence[Layer]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Entry: `check`, `all`, or names of layers."""
-    known = {layer.name: layer for layer in CHECK + DEEP}
-    if arguments in (["check"], ["all"]):
-        failed = run(CHECK, DEEP if arguments == ["all"] else ())
+    known = {layer.name: layer for layer in CHECK + DEEP + END_TO_END}
+    if arguments == ["check"]:
+        failed = run(CHECK)
+    elif arguments == ["all"]:
+        failed = run(CHECK, DEEP, END_TO_END)
     elif arguments and all(name in known for name in arguments):
-        failed = run((), [known[name] for name in arguments])
+        failed = run(*((known[name],) for name in arguments))
     else:
         print(
             f"tests.run: expected check, all or layers of {', '.join(known)} (got {arguments})",

@@ -334,7 +334,9 @@ def test_the_table_speaks_of_what_there_is() -> None:
 @pytest.mark.parametrize(
     "stage", [stage for stage in STAGES if stage not in ("claiming", "ended alone", "ended whole")]
 )
-@pytest.mark.parametrize("event", [event for event in EVENTS if event not in ("refused", "unclaimable", "store fails")])
+@pytest.mark.parametrize(
+    "event", [event for event in EVENTS if event not in ("refused", "unclaimable", "store fails")]
+)
 def test_an_event_heard_twice_claims_and_ends_once(event: str, stage: str) -> None:
     world = STAGES[stage][0]()
     world.claims_wait = True

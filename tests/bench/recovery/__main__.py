@@ -99,6 +99,9 @@ def take_turns(bench: Bench, place: Ground, started: run.Run) -> None:
             bench.figures["inPlace"] = figures.recoveries(ours)
         if not others:
             continue
+        if mine:
+            # The operator removes the configuration that pods of an attempt before this one mount.
+            template = peer.template(place)
         started.suspend()
         with peer.running(place, template, f"torchrun-{block}") as torchrun:
             kill_peer(bench, torchrun, peers, others)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.recovery.figures import peer_began
-from bench.recovery.ground import Ground, new_directory, seldom, tell
+from bench.recovery.ground import Ground, new_directory, seldom
 from bench.recovery.run import CHANGES, NAME, WORLD
 from e2e.support import eventually
 from windlass.api.meta import STORE_MOUNT, VOLUME_ROOT
@@ -25,8 +25,7 @@ WORKING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, restarted ranks share their agent's store and gloo does not connect again."""
 SCRIPT = Path(__file__).parents[1] / "peers" / "elastic.py"
 RESTARTS = 1000
-START_SECONDS, RECOVERY_SECONDS = 90.0, 240.0
-STARTS = 3
+START_SECONDS, RECOVERY_SECONDS = 300.0, 240.0
 KEPT = ("volumes", "securityContext", "automountServiceAccountToken", "enableServiceLinks", "restartPolicy")
 SETTING: dict[str, Any] = {
     "command": f"torchrun --standalone --nproc-per-node {WORLD} --max-restarts {RESTARTS}",
@@ -177,28 +176,14 @@ def running(
     (store / "work.json").write_text(json.dumps(work(ground, inside)))
     core, namespace = ground.jobs.core, ground.access.namespace
     settings = WORKING if environment is None else environment
+    core.create_namespaced_pod(namespace, manifest(gang, name, inside, settings))
     peer = Peer(ground, name, store)
     try:
-        for left in reversed(range(STARTS)):
-            core.create_namespaced_pod(namespace, manifest(gang, name, inside, settings))
-            try:
-                peer.await_began(0.0, START_SECONDS)
-                break
-            except AssertionError:
-                # Its very first rendezvous hangs now and then; that is not what is measured here.
-                if not left:
-                    raise
-                tell(f"{name}: did not begin in {START_SECONDS:.0f} s, started again")
-                remove(core, name, namespace)
+        peer.await_began(0.0, START_SECONDS)
         yield peer
     finally:
-        remove(core, name, namespace)
-
-
-def remove(core: Any, name: str, namespace: str) -> None:
-    """Delete a pod and wait until it is gone."""
-    core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
-    eventually(lambda: gone(core, name, namespace), f"pod {name} is gone", RECOVERY_SECONDS)
+        core.delete_namespaced_pod(name, namespace, grace_period_seconds=0)
+        eventually(lambda: gone(core, name, namespace), "the peer's pod is gone", RECOVERY_SECONDS)
 
 
 def gone(core: Any, name: str, namespace: str) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import pytest
 
 from perturb.operator_model import Perturbation
-from perturb.scenarios import GONE, SCENARIOS, Scenario, play, undisturbed
+from perturb.play import play, undisturbed
+from perturb.scenarios import GONE, SCENARIOS, Scenario
 
 NAMED = {scenario.name: scenario for scenario in SCENARIOS}
 MORE_WRITES = 14

@@ -178,3 +178,38 @@ class FakeMLflow:
 
     def tell(self, answer: dict[str, Any]) -> Answer:
         return plain(200, json.dumps(answer).encode(), "application/json")
+
+
+TROUBLES: list[tuple[str, Answer, str]] = [
+    ("500", plain(500, b"<html>"), "answers with status 500"),
+    ("502", plain(502), "answers with status 502"),
+    ("503", plain(503, b"busy"), "answers with status 503"),
+    ("404 of a proxy", plain(404, b"<html>not here</html>"), "answers with status 404"),
+    ("401", plain(401), "answers with status 401"),
+    ("403 in JSON", refusal("PERMISSION_DENIED", "go away", 403), "PERMISSION_DENIED: go away"),
+    ("429", refusal("REQUEST_LIMIT_EXCEEDED", "slow down", 429), "REQUEST_LIMIT_EXCEEDED: slow down"),
+    ("internal error", refusal("INTERNAL_ERROR", "db is locked", 500), "INTERNAL_ERROR: db is locked"),
+    (
+        "another form of error",
+        plain(400, b'{"detail": "x"}', "application/json"),
+        "answers with status 400",
+    ),
+    ("a page", plain(200, b"<html>login</html>"), "does not answer"),
+    ("nothing", plain(200, b""), ""),
+    ("null", plain(200, b"null", "application/json"), "does not answer"),
+    ("a list", plain(200, b"[1]", "application/json"), "does not answer"),
+    ("an empty object", plain(200, b"{}", "application/json"), ""),
+    ("hangs up", hang_up, "does not answer"),
+    ("half an answer", half_an_answer, "does not answer"),
+    ("not HTTP", nonsense, "does not answer"),
+]
+"""Every kind of trouble by name, the answer that makes it, and what is said of it."""
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    """The first true result of `condition`."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.002)
+    return found

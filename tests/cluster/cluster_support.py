@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -116,7 +117,7 @@ def snapshot(layout: Layout) -> dict[str, set[str]]:
         "iptables": _iptables(),
         "nft": set(output("nft", "list", "ruleset")),
         "settings": _settings(),
-        "cgroups": _cgroups(),
+        "cgroups": _cgroups(layout),
         "directories": {
             str(path)
             for parent in ("/run", "/var/lib", "/var/log", "/etc", "/var/run", "/opt")
@@ -158,11 +159,15 @@ def _settings() -> set[str]:
     return found
 
 
-def _cgroups() -> set[str]:
+def _cgroups(layout: Layout) -> set[str]:
+    # Pods of another cluster, such as the one the tests share, come and go meanwhile.
     return {
         directory
         for directory, _, _ in os.walk("/sys/fs/cgroup")
-        if "windlass" in directory or "kube" in directory
+        if ("windlass" in directory or "kube" in directory)
+        and (
+            f"windlass-{layout.identity}" in directory or not re.search(r"/windlass-[0-9a-f]{8}\b", directory)
+        )
     }
 
 

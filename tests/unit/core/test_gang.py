@@ -230,32 +230,6 @@ def test_replacement_of_a_follower_need_not_wait_for_the_old_pod() -> None:
     assert created(decision) == ["triage-1-3"]
 
 
-def leader_replaced() -> tuple[object, ...]:
-    members = [Member(index=0, ticket=3), Member(index=1, ticket=2, pod_uid="pod-1-2")]
-    job = a_job().on_attempt(1, 3, 2)
-    gang = Gang(attempt=1, last_ticket=3, members=members)
-    return (job.with_status(job.build().status.model_copy(update={"gang": gang})),)
-
-
-@pytest.mark.parametrize(
-    ("old", "made"),
-    [
-        (a_pod(0, 1, deletion_timestamp=at(90)), False),
-        (an_ended_pod(0, 1, exit_code=14), True),
-        (a_pod(0, 1, deletion_timestamp=at(20)), True),
-        (a_pod(0, 1, deletion_timestamp=at(90), disruption="DeletionByTaintManager"), True),
-    ],
-    ids=["leaving", "ended", "kubelet is dead", "node is lost"],
-)
-@pytest.mark.fault("F24")
-def test_new_leader_waits_until_the_old_one_is_gone(old: PodView, made: bool) -> None:
-    (job,) = leader_replaced()
-    decision = judge(job, pods=(old, a_pod(1, 2)))  # type: ignore[arg-type]
-    assert created(decision) == (["triage-0-3"] if made else [])
-    if not made:
-        assert decision.requeue_after_seconds is not None and decision.requeue_after_seconds > 0
-
-
 def test_losing_all_pods_is_a_new_attempt() -> None:
     decision = judge(a_job().on_attempt(1, 1, 2), pods=())
     assert tickets(decision) == [3, 4]

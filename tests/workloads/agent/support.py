@@ -155,7 +155,9 @@ class Run:
             **self.environment,
         }
         arguments = ["--run-config", str(run_config), "--bind", "127.0.0.1", "--port", str(self.port)]
-        arguments += ["--termination-log", str(directory / "termination-log"), *self.arguments]
+        arguments += ["--termination-log", str(directory / "termination-log")]
+        # Toys import at once: what a real pod's imports hide would be waited for here.
+        arguments += ["--quiet-seconds", "2", *self.arguments]
         arguments += more.pop("arguments", [])
         with (directory / "log").open("wb") as log:
             process = subprocess.Popen(

@@ -36,7 +36,8 @@ def test_pod_of_an_older_attempt_is_fenced_whatever_its_ticket(make_run: MakeRun
 
 @pytest.mark.fault("F62")
 def test_of_two_racing_leaders_the_one_made_later_wins(make_run: MakeRun) -> None:
-    run = make_run(steps=60, every=5, ranks=1, environment=LONG)
+    # It gives the other the time that a leaving pod has, here 10 seconds, and no more.
+    run = make_run(steps=300, every=5, ranks=1, grace=5, environment=LONG)
     first = run.start(0, ticket=1, arguments=["--port", "0"])
     second = run.start(0, ticket=2, arguments=["--port", "0"])
     assert first.wait() == ExitCode.FENCED, first.log
@@ -88,5 +89,5 @@ def test_stranger_without_the_key_is_turned_away(make_run: MakeRun) -> None:
         while part := stranger.recv(4096):
             received += part
     assert b"challenge" in received and b"proof" not in received
-    assert "wrong key" in leader.log
+    wait_for("the refusal in the log", lambda: "wrong key" in leader.log)
     assert leader.process.poll() is None

@@ -28,6 +28,7 @@ from windlass_workloads.checkpoint.store import RunStore
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
+NEXT_ADDRESS_SECONDS = 0.25
 
 
 class Follower:
@@ -72,8 +73,12 @@ class Follower:
         key = await asyncio.to_thread(gang_key, self._store)
         if key is None:
             raise Refusal("the gang has no key yet")
+        # The name has two addresses for a while when a leader is replaced, and one of them may not answer.
         opening = asyncio.open_connection(
-            self._pod.config.leader_host, self._pod.options.port, limit=LINE_LIMIT
+            self._pod.config.leader_host,
+            self._pod.options.port,
+            limit=LINE_LIMIT,
+            happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,
         )
         link = Link(*await asyncio.wait_for(opening, CONNECT_SECONDS))
         try:

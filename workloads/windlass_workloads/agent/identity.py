@@ -50,6 +50,8 @@ class Limits:
     straggler_seconds: float = 120.0
     farewell_seconds: float = 3.0
     import_seconds: float = 300.0
+    # Longer than any sign of life is late, shorter than the imports that go on meanwhile.
+    quiet_seconds: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +94,14 @@ def options_from(arguments: Sequence[str]) -> Options:
     parser.add_argument("--silence-seconds", type=float, default=default.silence_seconds)
     parser.add_argument("--stop-seconds", type=float, default=default.stop_seconds)
     parser.add_argument("--import-seconds", type=float, default=default.import_seconds)
+    parser.add_argument("--quiet-seconds", type=float, default=default.quiet_seconds)
     given = parser.parse_args(arguments)
     limits = Limits(
         heartbeat_seconds=given.heartbeat_seconds,
         silence_seconds=given.silence_seconds,
         stop_seconds=given.stop_seconds,
         import_seconds=given.import_seconds,
+        quiet_seconds=given.quiet_seconds,
     )
     return Options(
         run_config=given.run_config,

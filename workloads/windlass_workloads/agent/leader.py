@@ -18,11 +18,13 @@ from windlass.api.contract import Orders, RankEvent, Report, Verdict
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.claims import Claims
 from windlass_workloads.agent.gang import Gang
+from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS
 from windlass_workloads.agent.memoir import Memoir
 from windlass_workloads.agent.messages import UPWARD, Beat, Downward, Finish, Said, Start, Stop, Upward
 from windlass_workloads.agent.oom import kills_whole_container
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.agent.reports import Reporter
+from windlass_workloads.agent.succession import Predecessor, wait_for_predecessor
 from windlass_workloads.agent.view import View, build_report
 from windlass_workloads.agent.wire import LINE_LIMIT, Link, Refusal, greet_follower, make_gang_key
 from windlass_workloads.checkpoint import incarnations
@@ -46,6 +48,9 @@ class Leader:
         self._gang = Gang(pod.config, pod.limits, memory_group=kills_whole_container())
         self._view = View()
         self._memoir = Memoir(store)
+        # No pod lives longer than its grace period once it was asked to end.
+        grace = pod.config.spec.recovery.termination_grace_period_seconds
+        self._predecessor = Predecessor(pod.limits.quiet_seconds, grace + GRACE_RESERVE_SECONDS)
         self._events: asyncio.Queue[ev.Event] = asyncio.Queue()
         self._links: dict[str, Link] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +93,11 @@ class Leader:
     async def _open(self) -> None:
         """Reads the store and decides whether this agent may lead at all."""
         try:
+            if not await wait_for_predecessor(
+                self._store, self._claims.claimant, self._predecessor, self._must_go
+            ):
+                self._pod.end(self._pod.parting())
+                return
             newest = await asyncio.to_thread(self._read_store)
         except (CheckpointError, OSError, Refusal) as error:
             await self._feed(ev.Unclaimable(message=str(error), storage=True))
@@ -102,6 +112,9 @@ class Leader:
         ledger_step = max((row.step for row in self._memoir.ledger), default=0)
         await self._feed(ev.Opened(newest=newest, ledger_step=ledger_step, memory=past.memory))
         self._opened.set()
+
+    def _must_go(self) -> bool:
+        return self._pod.leaving_at is not None or self._pod.ended.done()
 
     def _read_store(self) -> Any:
         self._store.probe()

@@ -87,7 +87,9 @@ class Memoir:
     def sign(self, step: int, highest_step: int, *, last: bool = False) -> None:
         """Leaves a sign of life; but for the last one, skipped while another is still being written."""
         if last or self._signing is None or self._signing.done():
-            self._signing = self._do(self._write_sign, timeline.alive(time.time(), step, highest_step))
+            self._signing = self._do(
+                self._write_sign, timeline.alive(time.time(), step, highest_step, last=last)
+            )
 
     def retain(self, incarnation: int, keep_last: int) -> None:
         """Clears superfluous checkpoints."""

@@ -98,9 +98,15 @@ def stall_row(seconds: float, at: float) -> dict[str, object]:
     return {"at": round(at, 4), "stall": round(seconds, 4)}
 
 
-def alive(at: float, step: int, highest_step: int) -> bytes:
-    """The content of leader.json."""
-    return json.dumps({"at": round(at, 3), "step": step, "highestStep": highest_step}).encode()
+def alive(at: float, step: int, highest_step: int, *, last: bool = False) -> bytes:
+    """The content of leader.json. `last` says that this leader writes nothing more."""
+    sign = {"at": round(at, 3), "step": step, "highestStep": highest_step}
+    return json.dumps(sign | {"last": True} if last else sign).encode()
+
+
+def is_last(sign: bytes | None) -> bool:
+    """Whether this sign of life says that its leader has come to its end."""
+    return _sign(sign).get("last") is True
 
 
 def read_past(rows: Sequence[Mapping[str, Any]], last_sign: bytes | None) -> Past:

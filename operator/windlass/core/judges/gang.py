@@ -240,7 +240,11 @@ def is_backing_off(facts: Facts) -> Outcome | None:
 
 
 def gang_is_incomplete(facts: Facts) -> Outcome | None:
-    """Make what is missing: shared objects, then pods. A new leader waits for the old one to be gone."""
+    """Make what is missing: shared objects, then pods.
+
+    A new leader's pod imports while the old one still saves; it does not lead before the store says that
+    the old one has ended (`agent.succession` of the workloads).
+    """
     applies = missing_objects(facts)
     empty = [slot for slot in facts.slots if slot.pod is None]
     if not empty and not applies:
@@ -251,19 +255,14 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     if not empty:
         # The pods go on as they are; so does what is said about them.
         return Outcome(facts.state(()), applies=applies, events=drift(facts, applies))
-    held = any(facts.blocks(pod) and pod.index == 0 for pod in facts.former)
-    ready = [slot for slot in empty if slot.member.index != 0 or not held]
-    deletes = facts.deletes(facts.former)
     made = len(facts.slots) - len(empty)
     reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
-    wait = until_out_of_reach(facts, [pod.deletion_timestamp for pod in facts.former]) if held else None
     return Outcome(
         facts.state(conditions.working(reason, messages.starting(made, len(facts.slots)))),
         applies=applies,
         events=drift(facts, applies),
-        creates=tuple(render_member(facts, slot) for slot in ready),
-        deletes=deletes,
-        requeue_after_seconds=wait,
+        creates=tuple(render_member(facts, slot) for slot in empty),
+        deletes=facts.deletes(facts.former),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Message = dict[str, str]
-SHOTS, BATCH, LABEL_LIMIT = 3, 32, 20
+SHOTS, BATCH, LABEL_LIMIT = 3, 48, 20
 Z_95 = 1.959963984540054
 
 
@@ -131,13 +131,10 @@ def compare(rows: Sequence[Row], replies: Sequence[str]) -> dict[str, Any]:
 
 
 def batches(prompts: Sequence[Sequence[int]], size: int) -> Iterable[list[int]]:
-    """Indices of prompts of equal length, at most `size` together: no padding, so results do not depend on it."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(index)
-    for _, members in sorted(by_length.items()):
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+    """Indices of prompts, at most `size` together, the shortest first so that little is padded."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -155,40 +152,70 @@ def generate(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], *, li
 
     replies = [""] * len(prompts)
     common = shared_prefix(prompts)
+    groups = list(batches([prompt[common:] for prompt in prompts], BATCH))
     with torch.inference_mode():
         prefix = None
         if common:
             prefix = model(
                 input_ids=torch.tensor([list(prompts[0][:common])]), use_cache=True
             ).past_key_values
-        for number, members in enumerate(batches([prompt[common:] for prompt in prompts], BATCH)):
+        for number, members in enumerate(groups, start=1):
             cache = copy.deepcopy(prefix)
             if cache is not None:
                 cache.batch_repeat_interleave(len(members))
-            rest = torch.tensor([list(prompts[index][common:]) for index in members])
-            for index, tokens in zip(
-                members, decode(model, rest, cache, tokenizer.eos_token_id, limit), strict=True
-            ):
+            rest = [list(prompts[index][common:]) for index in members]
+            said = decode(model, rest, cache, common=common, end=tokenizer.eos_token_id, limit=limit)
+            for index, tokens in zip(members, said, strict=True):
                 replies[index] = str(tokenizer.decode(tokens, skip_special_tokens=True))
-            print(f"\r{number + 1} batches", end="", file=sys.stderr, flush=True)
+            print(f"\r{number} of {len(groups)} batches", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return replies
 
 
-def decode(model: Any, inputs: Any, cache: Any, end: int, limit: int) -> list[list[int]]:
-    """Token lists of one batch of equal-length prompts, each up to its end token."""
-    made: list[list[int]] = [[] for _ in range(len(inputs))]
-    done = [False] * len(inputs)
+def decode(
+    model: Any, prompts: Sequence[Sequence[int]], cache: Any, *, common: int, end: int, limit: int
+) -> list[list[int]]:
+    """Token lists of one batch, each up to its end token. `cache` holds `common` tokens that all begin with.
+
+    Shorter prompts are padded in front. A mask hides the padding and positions leave it out, so that an
+    answer is the same in whatever batch it is made.
+    """
+    import torch
+
+    width = max(len(prompt) for prompt in prompts)
+    padding = torch.tensor([width - len(prompt) for prompt in prompts])[:, None]
+    inputs = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    places = torch.arange(width)[None]
+    mask = torch.cat([torch.ones(len(prompts), common), (places >= padding)], dim=1).long()
+    positions = (common + places - padding).clamp(min=0)
+    made: list[list[int]] = [[] for _ in prompts]
+    going = list(range(len(prompts)))
     for _ in range(limit):
-        output = model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        output = model(
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache, chosen = output.past_key_values, output.logits[:, -1].argmax(-1)
-        for index, token in enumerate(chosen.tolist()):
-            done[index] = done[index] or token == end
-            if not done[index]:
-                made[index].append(token)
-        if all(done):
+        kept = [row for row, token in enumerate(chosen.tolist()) if token != end]
+        for row in kept:
+            made[going[row]].append(int(chosen[row]))
+        if not kept:
             break
-        inputs = chosen[:, None]
+        if len(kept) < len(going):
+            # Nothing more is computed for answers that have ended.
+            going, chosen, mask, positions = (
+                [going[row] for row in kept],
+                chosen[kept],
+                mask[kept],
+                positions[kept],
+            )
+            cache.batch_select_indices(torch.tensor(kept))
+        inputs, positions = chosen[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
     return made
 
 

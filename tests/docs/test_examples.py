@@ -162,11 +162,13 @@ def test_shots_are_three_solved_rows_with_all_labels_and_not_from_the_held_out(
     assert asked <= {item["messages"][1]["content"] for item in train}
 
 
-def test_batches_hold_each_prompt_once_and_equal_lengths_only(modules: dict[str, ModuleType]) -> None:
+def test_batches_hold_each_prompt_once_and_the_shortest_first(modules: dict[str, ModuleType]) -> None:
     prompts = [[0] * (3 + number % 4) for number in range(23)]
     made = list(modules["score"].batches(prompts, 4))
     assert sorted(index for batch in made for index in batch) == list(range(23))
-    assert all(len(batch) <= 4 and len({len(prompts[index]) for index in batch}) == 1 for batch in made)
+    assert [len(batch) for batch in made] == [4, 4, 4, 4, 4, 3]
+    lengths = [len(prompts[index]) for batch in made for index in batch]
+    assert lengths == sorted(lengths)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_cached_prefix_and_batching_do_not_change_what_a_model_says(
     directory = tiny.write_model(tmp_path / "tiny")
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    prompts = [[7, 8, 9, 10 + number % 5, *range(20, 20 + number % 3)] for number in range(7)]
+    prompts = [[7, 8, 9, 10 + number % 5, *range(20, 20 + 3 * (number % 4))] for number in range(7)]
     together = modules["score"].generate(model, tokenizer, prompts, limit=6)
     for prompt, said in zip(prompts, together, strict=True):
         tokens = model.generate(torch.tensor([prompt]), max_new_tokens=6, do_sample=False, pad_token_id=0)

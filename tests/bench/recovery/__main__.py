@@ -4,7 +4,7 @@ Ranks and pods are lost in a gang of two pods on the embedded cluster (SmolLM2-1
 on the same training in a pod of its own. On two cores only one of them can train at a time, so they take turns: a
 block of kills of ours, the gang suspended, a block of kills of the peer, and so on. Leaving pods, damaged checkpoints
 and the stall of saves need no cluster. Ranks are killed at a random moment, once a checkpoint newer than any before
-the last kill is verified. Takes about 25 minutes on two quiet cores.
+the last kill is verified. Takes about 15 minutes on two quiet cores.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from windlass.cli.cluster import binaries, debian
+from windlass.cli.cluster import addons, binaries, debian
 from windlass.cli.cluster.paths import KUBERNETES_VERSION, repository_root
 
 MODULES = repository_root() / "cluster"
@@ -73,11 +73,13 @@ def test_interrupted_build_is_not_taken_for_a_program(fake_go: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"), [("go.mod", True), ("go.sum", True), ("main.go", True), ("README.md", False)]
+    ("name", "changes"),
+    [("go.mod", True), ("go.sum", True), ("main.go", True), ("part/main.go", True), ("README.md", False)],
 )
 def test_place_in_the_cache_follows_the_pins(name: str, changes: bool, tmp_path: Path) -> None:
-    module = binaries.MODULES[2]
-    for file in ("go.mod", "go.sum", "main.go"):
+    module = binaries.MODULES[-1]
+    (tmp_path / "part").mkdir()
+    for file in ("go.mod", "go.sum", "main.go", "part/main.go"):
         (tmp_path / file).write_text("one")
     before = binaries.module_hash(tmp_path, module, "go1.26.8")
     (tmp_path / name).write_text("two")
@@ -89,9 +91,10 @@ def test_place_in_the_cache_follows_the_pins(name: str, changes: bool, tmp_path:
 def test_each_program_is_a_pinned_tool_of_its_module(module: binaries.Module) -> None:
     text = (MODULES / module.name / "go.mod").read_text()
     for package in module.programs.values():
-        assert package == "." or re.search(rf"^(tool|\t)\s*{re.escape(package)}$", text, re.MULTILINE), (
-            package
-        )
+        if package.startswith("."):
+            assert (MODULES / module.name / package / "main.go").is_file()
+        else:
+            assert re.search(rf"^(tool|\t)\s*{re.escape(package)}$", text, re.MULTILINE), package
     if module.name != "pause":
         assert (MODULES / module.name / "go.sum").stat().st_size > 10_000
 
@@ -102,6 +105,20 @@ def test_kubernetes_and_its_parts_have_matching_versions() -> None:
     replaced = dict(re.findall(r"\t(k8s\.io/[\w-]+) => k8s\.io/[\w-]+ (v[\d.]+)", text))
     assert len(replaced) >= 25
     assert set(replaced.values()) == {KUBERNETES_VERSION.replace("v1.", "v0.")}
+
+
+def test_dns_server_knows_every_plugin_of_its_configuration_and_no_other() -> None:
+    source = (MODULES / "kubernetes" / "coredns" / "main.go").read_text()
+    built = set(re.findall(r'_ "github.com/coredns/coredns/plugin/(\w+)"', source))
+    ordered = re.search(r"Directives = \[\]string\{(.*)\}", source)
+    assert ordered is not None and set(re.findall(r'"(\w+)"', ordered[1])) == built
+    used = {
+        line.split()[0]
+        for forwarders in ([], ["192.0.2.1"])
+        for line in addons.corefile(forwarders).splitlines()
+        if re.match(r" {4}\w", line)
+    }
+    assert used == built
 
 
 def test_simulated_installation_lists_what_is_missing() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from windlass.api.contract import BudgetUse
 from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.running import Budgets, Recovery
-from windlass.api.status import FailedRank
+from windlass.api.status import FailedRank, Failure
 from windlass.core.failure.budget import (
     BACK_OFF_LIMIT_SECONDS,
     CONFIGURATION_RETRIES,
@@ -30,7 +30,8 @@ from windlass.core.failure.budget import (
     next_rung,
     same_mark,
 )
-from windlass.core.failure.classify import Judgement
+from windlass.core.failure.classify import Judgement, classify
+from windlass.core.failure.evidence import End
 
 Kind = FailureClass
 IN_PLACE, POD, GANG = RUNGS
@@ -202,8 +203,13 @@ class History:
         return made
 
 
+def as_classified(kind: Kind, words: str, **fields: object) -> Judgement:
+    """Its signature begins with the class, so that failures of two classes are never the same one."""
+    return a_judgement(kind, f"{kind}/{kind}/exit 1/{words}", **fields)
+
+
 FAILS = st.builds(
-    a_judgement,
+    as_classified,
     st.sampled_from(list(Kind)),
     st.sampled_from(["a", "b", "c"]),
     whole_pod=st.booleans(),
@@ -239,6 +245,16 @@ def test_no_history_without_progress_outlasts_its_budgets(
         charged += judgement.failure_class is not Kind.PREEMPTED
         assert charged <= most
         assert made.rung in recovery.ladder or judgement.failure_class is Kind.PREEMPTED
+
+
+def test_failures_of_two_classes_never_have_one_signature() -> None:
+    ends = {kind: End(at=1.0, exit_code=1, failure=told_of(kind)) for kind in Kind}
+    signatures = {classify([end]).signature for end in ends.values()}
+    assert len(signatures) == len(Kind)
+
+
+def told_of(kind: Kind) -> Failure:
+    return Failure(reason=str(kind), failure_class=kind, message="the same words")
 
 
 @settings(max_examples=120, deadline=None)

@@ -99,6 +99,12 @@ TABLE_ROWS = [
         Reason.CRASH,
     ),
     ("fenced", an_end(exit_code=ExitCode.FENCED), Kind.INFRASTRUCTURE, Reason.INFRASTRUCTURE),
+    (
+        "name server",
+        an_end(log_tail=("socket.gaierror: [Errno -2] Name or service not known",)),
+        Kind.INFRASTRUCTURE,
+        Reason.INFRASTRUCTURE,
+    ),
     ("connection", an_end(log_tail=(RESET,)), Kind.INFRASTRUCTURE, Reason.INFRASTRUCTURE),
     ("pod gone", End(at=1.0, pod="p", whole_pod=True), Kind.INFRASTRUCTURE, Reason.INFRASTRUCTURE),
     ("sigkill", an_end(exit_code=None, signal=9), Kind.CRASH, Reason.CRASH),

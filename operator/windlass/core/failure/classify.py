@@ -174,6 +174,13 @@ TABLE: Final[tuple[Row, ...]] = (
         READ_LOG,
     ),
     Row(
+        "network",
+        lambda end: bool(seen.NETWORK.search(end.text)),
+        FailureClass.INFRASTRUCTURE,
+        Reason.INFRASTRUCTURE,
+        "a name or service could not be reached; if it repeats, look at DNS, network policies and the service",
+    ),
+    Row(
         "lost connection",
         lambda end: is_follower(end),
         FailureClass.INFRASTRUCTURE,

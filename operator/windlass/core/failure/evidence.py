@@ -27,7 +27,7 @@ CASCADE: Final = re.compile(
     re.IGNORECASE,
 )
 OUT_OF_MEMORY: Final = re.compile(
-    r"out of memory|outofmemoryerror|\bmemoryerror\b|cannot allocate memory|can't allocate memory"
+    r"out of memory|outofmemoryerror|memoryerror\b|unable to allocate \d|cannot allocate memory|can't allocate memory"
     r"|cublas_status_alloc_failed|failed to allocate|std::bad_alloc|defaultcpuallocator",
     re.IGNORECASE,
 )
@@ -41,7 +41,15 @@ STORAGE_FULL: Final = re.compile(
 )
 STORAGE: Final = re.compile(
     r"input/output error|\beio\b|errno 5\b|stale (nfs )?file handle|errno 116\b|read-only file system"
-    r"|transport endpoint is not connected|errno 107\b",
+    r"|transport endpoint is not connected|errno 107\b|file too large|errno 27\b"
+    # torch wrote or read less of an archive than there should be.
+    r"|unexpected pos \d+ vs \d+|pytorchstream(reader|writer) failed",
+    re.IGNORECASE,
+)
+NETWORK: Final = re.compile(
+    r"name or service not known|temporary failure in name resolution|nameresolutionerror"
+    r"|network is unreachable|no route to host|remote end closed connection|remotedisconnected"
+    r"|address already in use|errno 98\b",
     re.IGNORECASE,
 )
 HARDWARE: Final = re.compile(
@@ -52,7 +60,9 @@ HARDWARE: Final = re.compile(
 CONFIGURATION: Final = re.compile(
     r"modulenotfounderror|importerror|no module named|unrecognized arguments|filenotfounderror"
     r"|no such file or directory|permission denied|size mismatch|shapes? cannot be multiplied"
-    r"|validationerror|keyerror|unexpected keyword argument|executable file not found",
+    r"|validationerror|keyerror|unexpected keyword argument|executable file not found"
+    r"|jsondecodeerror|unicodedecodeerror|not found in the base model|error no file named"
+    r"|found no nvidia driver|driver on your system is too old",
     re.IGNORECASE,
 )
 

@@ -60,12 +60,7 @@ def bare(end: End) -> End:
 
 def read(document: dict[str, Any]) -> Iterator[Case]:
     label = document["label"]
-    ends = tuple(
-        end_of(row, early=document.get("early", False))
-        for row in document["ends"]
-        # An end with 0 and no word is none: the agent does not tell of it while others failed.
-        if row.get("exitCode") != 0 or len(document["ends"]) == 1
-    )
+    ends = tuple(end_of(row, early=document.get("early", False)) for row in document["ends"])
     caused = document.get("caused", False)
     yield Case(document["name"], label["class"], label["firstFailed"], ends, caused)
     if any(end.failure is not None for end in ends):
@@ -82,8 +77,6 @@ CASES = [case for document in DOCUMENTS for case in read(document)]
 # Known to be judged wrongly, with the reason; counted as wrong in the share.
 WRONG: dict[str, str] = {
     "truncated-mapping": "a bus error is taken for a full /dev/shm, which it is far more often",
-    "rank-ends-early": "the rank that left with exit code 0 is no end to the agent; only its follower speaks",
-    "rank-ends-early, bare": "the same",
     "torn-torch-file": "of an archive that was cut torch says no more than 'Invalid argument'",
     "torn-torch-file, bare": "the same",
 }

@@ -296,6 +296,41 @@ def test_there_is_always_a_reason(exits: dict[int, dict[str, Any]], said_in_word
     assert said_in_words in "\n".join(end.text for end in ends)
 
 
+LOST_CONNECTION = ["RuntimeError: Connection closed by peer [10.0.0.2]:4242"]
+
+
+@pytest.mark.parametrize(
+    ("other", "first", "failure_class"),
+    [
+        ({"code": 1, "tail": LOST_CONNECTION}, 1, FailureClass.CRASH),
+        ({"code": 1, "tail": ["ValueError: boom"]}, 0, FailureClass.CRASH),
+        ({"code": 139, "signal": 11}, 0, FailureClass.CRASH),
+        ({"code": 137, "signal": 9, "oom": True}, 0, FailureClass.OUT_OF_MEMORY),
+    ],
+    ids=[
+        "it only lost its connection",
+        "it has words of its own",
+        "it was killed",
+        "it was killed for memory",
+    ],
+)
+def test_who_left_in_peace_is_blamed_by_followers_only(
+    other: dict[str, Any], first: int, failure_class: FailureClass
+) -> None:
+    one = life()
+    ended(one, 1, 0, at=11.0)
+    ended(one, 0, at=12.0, **other)
+    judged = classify(one.ends(PLACES))
+    assert (judged.first_failed.rank, judged.failure_class) == (first, failure_class)
+
+
+def test_a_lost_pod_is_blamed_before_who_left_in_peace() -> None:
+    one = life()
+    ended(one, 0, 0, at=11.0)
+    one.lose(hello(1, 2), 15.0)
+    assert classify(one.ends(PLACES)).whole_pod
+
+
 def test_a_lost_pod_is_a_reason_of_its_own() -> None:
     one = life()
     one.lose(hello(1, 2), 15.0)

@@ -81,13 +81,13 @@ class Life:
 
     def ends(self, places: dict[int, Hello]) -> list[End]:
         """How all ranks and pods ended, with what is known of each; at least one."""
-        found = list(self.lost)
+        found, quiet = list(self.lost), list[End]()
         for rank, exited in self.exits.items():
             said_at, said = self._said.get(rank, (exited.at, None))
             place = places.get(rank)
-            if exited.code == ExitCode.SUCCESS and said is None:
-                continue
-            found.append(
+            # Who left in peace may still be why others lost their connection; alone it is no failure.
+            in_peace = exited.code == ExitCode.SUCCESS and said is None
+            (quiet if in_peace else found).append(
                 End(
                     at=min(said_at, exited.at),
                     rank=rank,
@@ -103,8 +103,8 @@ class Life:
                 )
             )
         if not any(not end.stopped for end in found):
-            found.append(End(at=self.first_exit_at or 0.0, log_tail=(self._silence(),)))
-        return found
+            return [*found, End(at=self.first_exit_at or 0.0, log_tail=(self._silence(),))]
+        return [*found, *quiet]
 
     def _silence(self) -> str:
         if self.clean:

@@ -44,14 +44,14 @@ class Programs:
     paths: dict[str, Path]
     plugins: Path
     search_path: str
-    library_path: str
+    shared_libraries: str
 
     def environment(self) -> dict[str, str]:
         """Environment of every process of the cluster."""
         values = {"PATH": self.search_path, "HOME": str(Path.home())}
-        if self.library_path:
-            values["LD_LIBRARY_PATH"] = self.library_path
-            values["XTABLES_LIBDIR"] = f"{self.library_path.split(':')[0]}/xtables"
+        if self.shared_libraries:
+            values["LD_LIBRARY_PATH"] = self.shared_libraries
+            values["XTABLES_LIBDIR"] = f"{self.shared_libraries.split(':')[0]}/xtables"
         return values
 
 
@@ -76,9 +76,9 @@ def ensure(cache: Path) -> Programs:
     return _programs(search, plugins or unpacked or root, f"{library}:{root / 'lib' / _multiarch()}")
 
 
-def _programs(search: str, plugins: Path, library_path: str) -> Programs:
+def _programs(search: str, plugins: Path, shared_libraries: str) -> Programs:
     paths = {name: Path(shutil.which(name, path=search) or name) for name in PROGRAMS}
-    return Programs(paths=paths, plugins=plugins, search_path=search, library_path=library_path)
+    return Programs(paths=paths, plugins=plugins, search_path=search, shared_libraries=shared_libraries)
 
 
 def _plugin_directory(candidates: list[Path]) -> Path | None:

@@ -10,27 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.core.builders import (
-    NOW,
-    SETTINGS,
-    JobBuilder,
     a_job,
     at,
-    claims,
 )
-from windlass.api.finetune import FineTuneJobSpec
-from windlass.core.facts import Facts, gather
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, parse_status, parse_time
-
-
-def facts_of(job: JobBuilder, *pods: PodView, **seen: Any) -> Facts:
-    return gather(job.build(), Observed(pods=pods, claims=claims(), **seen), NOW, SETTINGS)
-
-
-def spec_of(job: JobBuilder) -> FineTuneJobSpec:
-    spec = job.build().spec
-    assert spec is not None
-    return spec
-
+from windlass.core.observed import ClaimView, Job, ObjectView, PodView, parse_status, parse_time
 
 # --- views -----------------------------------------------------------------------------------------
 

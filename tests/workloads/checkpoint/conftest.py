@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint.store import RunStore
+from workloads.checkpoint.support import incarnation
+
 RANKS = Path(__file__).with_name("ranks.py")
 Gang = Callable[..., list[dict[str, Any]]]
 
@@ -62,3 +66,12 @@ def gang(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gang]:
     process.stdin.close()
     process.wait(30)
     process.stdout.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    """A probed store, owned by incarnation 1."""
+    store = RunStore(tmp_path / "run")
+    store.probe()
+    assert incarnations.claim(store, incarnation(1))
+    return store

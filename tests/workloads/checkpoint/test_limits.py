@@ -37,14 +37,6 @@ from workloads.checkpoint.support import commit, incarnation, manifest_of, write
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    store = RunStore(tmp_path / "run")
-    store.probe()
-    assert incarnations.claim(store, incarnation(1))
-    return store
-
-
 # --- a quota ------------------------------------------------------------------------------------------------
 
 UNDER_QUOTA = """

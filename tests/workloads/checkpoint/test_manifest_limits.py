@@ -23,17 +23,9 @@ from windlass_workloads.checkpoint.store import (
     MANIFEST,
     RunStore,
 )
-from workloads.checkpoint.support import NOW, commit, incarnation, manifest_of, write_files
+from workloads.checkpoint.support import NOW, commit, manifest_of, write_files
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    store = RunStore(tmp_path / "run")
-    store.probe()
-    assert incarnations.claim(store, incarnation(1))
-    return store
 
 
 # --- manifests ------------------------------------------------------------------------------------------------------

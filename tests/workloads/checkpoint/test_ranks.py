@@ -20,14 +20,6 @@ STRATEGIES = ("DDP", "FSDP", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 AT_THREE = "step-00000003.i1"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    store = RunStore(tmp_path / "run")
-    store.probe()
-    assert incarnations.claim(store, incarnation(1))
-    return store
-
-
 def events_of(answer: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [event for event in answer["events"] if event["type"] == kind]
 

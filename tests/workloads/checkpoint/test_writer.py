@@ -61,14 +61,6 @@ class Engine:
         return 0
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    store = RunStore(tmp_path / "run")
-    store.probe()
-    assert incarnations.claim(store, incarnation(1))
-    return store
-
-
 def writer(
     store: RunStore, state: Any = None, events: Events | None = None, **options: Any
 ) -> CheckpointWriter:

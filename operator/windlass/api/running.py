@@ -181,8 +181,8 @@ class Elastic(Model):
     wait_seconds: Annotated[
         int, Field(ge=0, le=86_400), Hint("allow for a new pod's start and imports, 120 is usual")
     ] = 120
-    """How long a missing pod is waited for before the others go on without it. It is taken back when it comes
-    later. Unit: seconds. Example: 60."""
+    """How long a missing pod is waited for before the others go on without it; at least 30 when the gang starts. It
+    is taken back when it comes later. Unit: seconds. Example: 60."""
 
 
 class Recovery(Model):

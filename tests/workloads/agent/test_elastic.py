@@ -107,6 +107,16 @@ def test_one_that_came_back_is_waited_for_again_when_it_goes_again() -> None:
     assert policy.waits(200.0) and not policy.waits(215.0)
 
 
+@pytest.mark.parametrize(("seconds", "starts"), [(29.9, 0), (30.0, 2)])
+def test_new_leader_lets_the_others_find_it_first(seconds: float, starts: int) -> None:
+    policy = Elastic(nodes=3, min_nodes=1, wait_seconds=0.0)
+    roster = roster_of(3, {0: True, 1: True})
+    policy.watch(roster, 100.0)
+    assert len(policy.crew(roster, 100.0 + seconds)) == starts
+    policy.led()
+    assert len(policy.crew(roster, 100.1)) == 2, "from then on nobody is waited for"
+
+
 def test_gang_without_the_policy_waits_for_ever() -> None:
     policy = Elastic.of(config(Path("/nowhere"), nodes=3))
     roster = roster_of(3, {0: True, 1: True})

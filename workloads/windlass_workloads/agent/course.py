@@ -114,6 +114,7 @@ class Course:
         if self.clock is not None and len(crew) < (self.crew_size or self.elastic.nodes):
             self.clock.moved_to(Rung.SHRINK)
         self.crew_size, self._returning = len(crew), ()
+        self.elastic.led()
         self._launch(crew, "train")
         self.mode = Mode.RUNNING
 

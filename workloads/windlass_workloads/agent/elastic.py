@@ -16,6 +16,9 @@ from windlass_workloads.agent.roster import Member, Roster
 GATHER_SECONDS: Final = 10.0
 """How long the first newcomer is kept waiting for further ones before training is interrupted for them."""
 
+FIRST_WAIT_SECONDS: Final = 30.0
+"""What a new leader waits at least: the others are still starting, or still looking for it."""
+
 
 @dataclass(slots=True)
 class Elastic:
@@ -26,6 +29,7 @@ class Elastic:
     wait_seconds: float
     _away: dict[int, float] = field(default_factory=dict)
     _newcomers_at: float | None = None
+    _has_led: bool = False
 
     @classmethod
     def of(cls, config: RunConfig) -> Elastic:
@@ -55,7 +59,12 @@ class Elastic:
         """Whether somebody who is away is still waited for."""
         if not self.may_shrink:
             return bool(self._away)
-        return any(now - since < self.wait_seconds for since in self._away.values())
+        wait = self.wait_seconds if self._has_led else max(self.wait_seconds, FIRST_WAIT_SECONDS)
+        return any(now - since < wait for since in self._away.values())
+
+    def led(self) -> None:
+        """Ranks were started: who is away from now on has gone."""
+        self._has_led = True
 
     def crew(self, roster: Roster, now: float) -> list[Member]:
         """Who can start now: everybody, or those that are left; empty while others are waited for or too few."""

@@ -23,6 +23,7 @@ from windlass.shell.events import Recorder
 from windlass.shell.logging import logger
 from windlass.shell.observe import Caches, Memory
 from windlass.shell.resources import FINE_TUNE_JOBS, PODS, of
+from windlass.shell.together import LARGEST_BATCH, batches, together
 
 LOG = logger("act")
 
@@ -123,18 +124,22 @@ class Actor:
     # --- objects ------------------------------------------------------------------------------
 
     async def _apply_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
-        refused = False
-        for manifest in manifests:
+        async def one(manifest: Manifest) -> bool:
             body = dict(manifest)
             kind, name = body["kind"], body["metadata"]["name"]
             try:
                 await self._apply(job, body, memory)
-                memory.refusals.pop((kind, name), None)
             except (Forbidden, Invalid) as error:
-                refused = True
                 self._remember(memory, kind, name, error)
+                return True
             except NotOurs:
-                refused = True
+                return True
+            memory.refusals.pop((kind, name), None)
+            return False
+
+        refused = False
+        for batch in batches(tuple(manifests), first=LARGEST_BATCH):
+            refused = any(await together(one, batch)) or refused
         return refused
 
     async def _apply(self, job: Json, body: Json, memory: Memory) -> None:
@@ -154,42 +159,56 @@ class Actor:
 
     async def _create_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
         made = 0
-        for manifest in manifests:
-            body = dict(manifest)
-            name = body["metadata"]["name"]
-            try:
-                self._caches.pods.upsert(slim_pod(await self._client.create(PODS, body)))
-                made += 1
-            except (Forbidden, Invalid) as error:
+        for batch in batches(tuple(manifests)):
+            errors = [error for error in await together(self._create, batch) if error is not None]
+            if errors:
                 # The rest of a gang would be refused alike; pods that exist stay.
-                self._remember(memory, "Pod", name, error)
+                self._note(memory, *errors[0])
                 return True
-            except NotOurs as error:
-                self._keep(memory, "Pod", name, Reason.OBJECT_CONFLICT, str(error))
-                return True
+            made += len(batch)
         if made:
             # Whatever was refused under an older ticket is over.
             memory.refusals = {key: item for key, item in memory.refusals.items() if key[0] != "Pod"}
         return False
 
+    async def _create(self, manifest: Manifest) -> tuple[str, Forbidden | Invalid | NotOurs] | None:
+        """Make one pod; its name and what is wrong if it may not be made."""
+        body = dict(manifest)
+        try:
+            self._caches.pods.upsert(slim_pod(await self._client.create(PODS, body)))
+        except (Forbidden, Invalid, NotOurs) as error:
+            return body["metadata"]["name"], error
+        return None
+
+    def _note(self, memory: Memory, name: str, error: Forbidden | Invalid | NotOurs) -> None:
+        if isinstance(error, NotOurs):
+            self._keep(memory, "Pod", name, Reason.OBJECT_CONFLICT, str(error))
+        else:
+            self._remember(memory, "Pod", name, error)
+
     async def _delete_all(self, job: Json, deletes: Iterable[Delete]) -> None:
-        namespace = job["metadata"]["namespace"]
-        for delete in deletes:
-            known = self._caches.of(delete.kind).get(namespace, delete.name)
-            version = None
-            if known is not None and known["metadata"]["uid"] == delete.uid:
-                version = known["metadata"].get("resourceVersion")
-            try:
-                await self._client.delete(
-                    of(delete.kind),
-                    delete.name,
-                    namespace=namespace,
-                    uid=delete.uid,
-                    resource_version=version,
-                )
-            except Conflict as error:
-                # It changed since it was seen: the change may be why it should stay.
-                raise Stale from error
+        async def one(delete: Delete) -> None:
+            await self._delete(job["metadata"]["namespace"], delete)
+
+        for batch in batches(tuple(deletes), first=LARGEST_BATCH):
+            await together(one, batch)
+
+    async def _delete(self, namespace: str, delete: Delete) -> None:
+        known = self._caches.of(delete.kind).get(namespace, delete.name)
+        version = None
+        if known is not None and known["metadata"]["uid"] == delete.uid:
+            version = known["metadata"].get("resourceVersion")
+        try:
+            await self._client.delete(
+                of(delete.kind),
+                delete.name,
+                namespace=namespace,
+                uid=delete.uid,
+                resource_version=version,
+            )
+        except Conflict as error:
+            # It changed since it was seen: the change may be why it should stay.
+            raise Stale from error
 
     # --- refusals -----------------------------------------------------------------------------
 

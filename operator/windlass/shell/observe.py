@@ -101,15 +101,12 @@ class Observer:
     async def observe(self, job: Job) -> Observed:
         """What is seen of one run."""
         memory, settings = self.memory(job.uid), self._settings()
-        bodies = self.caches.pods.find(job.uid)
-        await self._look_for_warnings(job, bodies, memory)
+        pods = [PodView.from_wire(body) for body in self.caches.pods.find(job.uid)]
+        await self._look_for_warnings(job, pods, memory)
         await self._look_at_strangers(job, memory)
         report, heard_at = self.inbox.report(job.uid), self.inbox.heard_at(job.uid)
         return Observed(
-            pods=tuple(
-                PodView.from_wire(body, warning=memory.warnings.get(body["metadata"]["uid"], (0.0, None))[1])
-                for body in bodies
-            ),
+            pods=tuple(with_warning(pod, memory) for pod in pods),
             objects=(*self._objects(job, settings), *strangers(memory)),
             claims=self._claims(job, settings),
             report=report,
@@ -138,23 +135,21 @@ class Observer:
 
     # --- live reads ---------------------------------------------------------------------------
 
-    async def _look_for_warnings(self, job: Job, bodies: list[Json], memory: Memory) -> None:
+    async def _look_for_warnings(self, job: Job, pods: list[PodView], memory: Memory) -> None:
         """Read events of pods that are placed but do not start: a mount's failure is told nowhere else."""
-        present = {body["metadata"]["uid"] for body in bodies}
-        memory.starting = any(is_placed_and_waiting(PodView.from_wire(body)) for body in bodies)
+        present = {pod.uid for pod in pods}
+        memory.starting = any(is_placed_and_waiting(pod) for pod in pods)
         for uid in set(memory.warnings) - present:
             del memory.warnings[uid]
-        for body in bodies:
-            uid = body["metadata"]["uid"]
-            if not self._is_slow_to_start(body):
-                memory.warnings.pop(uid, None)
+        for pod in pods:
+            if not self._is_slow_to_start(pod):
+                memory.warnings.pop(pod.uid, None)
                 continue
-            at, _ = memory.warnings.get(uid, (float("-inf"), None))
+            at, _ = memory.warnings.get(pod.uid, (float("-inf"), None))
             if self._clock() - at >= WARNING_SECONDS:
-                memory.warnings[uid] = (self._clock(), await self._newest_warning(job.namespace, uid))
+                memory.warnings[pod.uid] = (self._clock(), await self._newest_warning(job.namespace, pod.uid))
 
-    def _is_slow_to_start(self, body: Json) -> bool:
-        pod = PodView.from_wire(body)
+    def _is_slow_to_start(self, pod: PodView) -> bool:
         if pod.created_at is None or not is_placed_and_waiting(pod):
             return False
         return (self._now() - pod.created_at).total_seconds() >= STARTING_SECONDS
@@ -185,6 +180,12 @@ class Observer:
                 del memory.strangers[kind, name]
             else:
                 memory.strangers[kind, name] = (self._clock(), controller_uid(body))
+
+
+def with_warning(pod: PodView, memory: Memory) -> PodView:
+    """The pod with the newest warning event about it, where one was looked for."""
+    _, warning = memory.warnings.get(pod.uid, (0.0, None))
+    return pod if warning is None else replace(pod, warning=warning)
 
 
 def is_placed_and_waiting(pod: PodView) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from unit.shell.conftest import Hand
-from unit.shell.fakeapi import FakeApi, Fault
+from unit.shell.fakeapi import FakeApi, Fault, failure
 from unit.shell.life import KEY, Life, world
 from unit.shell.test_rounds import all_run, condition, pods, run, status
 from windlass.api.meta import Reason
@@ -19,6 +19,7 @@ from windlass.core.observed import Refusal
 from windlass.shell.act import Stale, classify, members
 from windlass.shell.errors import Conflict, Forbidden, Invalid
 from windlass.shell.observe import Memory
+from windlass.shell.together import together
 
 
 @pytest_asyncio.fixture
@@ -151,6 +152,7 @@ async def test_a_delete_of_what_is_gone_is_done(api: FakeApi, life: Life) -> Non
 
 # --- refusals --------------------------------------------------------------------------------------
 
+RIGHTS = 'pods is forbidden: User "op" cannot create resource "pods" in API group ""'
 QUOTA = 'pods "x" is forbidden: exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1'
 
 
@@ -201,6 +203,90 @@ async def test_the_first_refused_pod_ends_the_makings_of_the_round(api: FakeApi,
     await actor(life).act(job, Decision(creates=creates), memory)
     assert pods(api) == ["ft-0-1"]
     assert [key[1] for key in memory.refusals] == ["ft-1-2"]
+
+
+async def test_pods_are_made_in_batches_that_double(api: FakeApi, life: Life, monkeypatch: Any) -> None:
+    world(api)
+    job = job_of(api, life)
+    creates = tuple(a_pod(f"ft-{index}-{index + 1}", job["metadata"]["uid"]) for index in range(8))
+    batches: list[list[str]] = []
+
+    async def record(work: Any, items: Any) -> list[Any]:
+        if items and "kind" in items[0]:
+            batches.append([item["metadata"]["name"] for item in items])
+        return await together(work, items)
+
+    monkeypatch.setattr("windlass.shell.act.together", record)
+    done = await actor(life).act(job, Decision(creates=creates), Memory())
+    assert [len(batch) for batch in batches] == [1, 2, 4, 1], "one pod finds out whether pods are refused"
+    assert [name for batch in batches for name in batch] == [pod["metadata"]["name"] for pod in creates]
+    assert (done.writes, done.again, len(pods(api))) == (8, False, 8)
+
+
+async def test_a_refusal_in_a_later_batch_leaves_what_was_made_and_stops(
+    api: FakeApi, life: Life, monkeypatch: Any
+) -> None:
+    world(api)
+    job, memory = job_of(api, life), Memory()
+    create = api.create
+
+    def with_quota(plural: str, namespace: str, body: Any) -> Any:
+        full = plural == "pods" and len(pods(api)) >= 2
+        return failure(403, "Forbidden", QUOTA) if full else create(plural, namespace, body)
+
+    monkeypatch.setattr(api, "create", with_quota)
+    creates = tuple(a_pod(f"ft-{index}-{index + 1}", job["metadata"]["uid"]) for index in range(8))
+    done = await actor(life).act(job, Decision(creates=creates), memory)
+    assert done.again and len(pods(api)) == 2
+    assert done.writes == 1 + 2, "the third batch was not tried"
+    assert [one.count for one in memory.refusals.values()] == [1]
+
+
+async def test_pods_that_one_lost_request_kept_back_are_made_by_the_next_round(
+    api: FakeApi, hand: Hand, life: Life
+) -> None:
+    world(api)
+    job, memory = job_of(api, life), Memory()
+    creates = tuple(a_pod(f"ft-{index}-{index + 1}", job["metadata"]["uid"]) for index in range(8))
+    # Every try of the second batch is refused for a reason that no job is to blame for.
+    await actor(life).act(job, Decision(creates=creates[:1]), memory)
+    api.faults.append(Fault("POST", "/pods", 403, message=RIGHTS, times=1))
+    with pytest.raises(Forbidden):
+        await actor(life).act(job, Decision(creates=creates[1:]), memory)
+    assert memory.refusals == {}
+    await actor(life).act(job, Decision(creates=creates), memory)
+    assert pods(api) == sorted(pod["metadata"]["name"] for pod in creates), "and none is made twice"
+
+
+async def test_objects_are_applied_side_by_side_and_a_refused_one_keeps_no_other_back(
+    api: FakeApi, life: Life
+) -> None:
+    world(api)
+    job, memory = job_of(api, life), Memory()
+    uid = job["metadata"]["uid"]
+    applies = tuple(a_map(f"ft-{name}", uid, key=name) for name in "abc")
+    api.faults.append(Fault("PATCH", "ft-b", 403, reason="Forbidden", message=QUOTA, times=1))
+    creates = (a_pod("ft-0-1", uid),)
+    done = await actor(life).act(job, Decision(applies=applies, creates=creates), memory)
+    assert done.again and pods(api) == [], "pods wait for all objects"
+    assert [api.get("configmaps", f"ft-{name}") is not None for name in "abc"] == [True, False, True]
+    assert list(memory.refusals) == [("ConfigMap", "ft-b")]
+
+
+async def test_deletes_go_together_and_a_changed_pod_makes_the_round_stale(api: FakeApi, life: Life) -> None:
+    world(api)
+    job = job_of(api, life)
+    uid = job["metadata"]["uid"]
+    bodies = [api.put("pods", a_pod(f"ft-{index}-{index + 1}", uid)) for index in range(20)]
+    life.load()
+    deletes = tuple(Delete("Pod", body["metadata"]["name"], body["metadata"]["uid"]) for body in bodies)
+    api.faults.append(Fault("DELETE", "ft-17-18", 409, reason="Conflict", message="changed", times=1))
+    with pytest.raises(Stale):
+        await actor(life).act(job, Decision(deletes=deletes), Memory())
+    assert "ft-17-18" in pods(api)
+    assert len(pods(api)) <= 4, "the first sixteen are gone whatever became of the rest"
+    await actor(life).act(job, Decision(deletes=deletes), Memory())
+    assert pods(api) == [], "what is gone already counts as deleted"
 
 
 @pytest.mark.fault("F18")

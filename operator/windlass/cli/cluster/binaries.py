@@ -62,6 +62,9 @@ MODULES = (
     Module("pause", {"pause": "."}, "-s -w"),
 )
 
+# Plays nodes and pods for the operator's benchmark; no cluster that `up` starts has it.
+SCALE_MODULES = (Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, "-s -w"),)
+
 
 def go_version() -> str:
     """The Go toolchain's version, as `go1.26.1`. Raises ClusterError when it is missing or too old."""
@@ -86,12 +89,12 @@ def module_hash(sources: Path, module: Module, version: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def ensure(modules_directory: Path, cache: Path) -> dict[str, Path]:
+def ensure(modules_directory: Path, cache: Path, modules: tuple[Module, ...] = MODULES) -> dict[str, Path]:
     """Every program's path, built where it is not in the cache yet. Raises ClusterError."""
     version = go_version()
     found: dict[str, Path] = {}
     missing: list[tuple[Module, Path]] = []
-    for module in MODULES:
+    for module in modules:
         target = cache / "bin" / module_hash(modules_directory / module.name, module, version)
         programs = {name: target / name for name in module.programs}
         found |= programs

@@ -166,7 +166,9 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
         report = None
     status = job.status if report is None else progress.fold(job.status, report)
     shared: tuple[Manifest, ...] = ()
-    if job.spec is not None and slots:
+    if job.spec is not None and slots and seen.rendered is not None:
+        shared = seen.rendered
+    elif job.spec is not None and slots:
         shared = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)
     return Facts(
         job=job,

@@ -254,3 +254,5 @@ class Observed:
     refusals: tuple[Refusal, ...] = ()
     # Since when this operator can hear reports; silence before that says nothing.
     listening_since: datetime | None = None
+    # The objects besides pods as this attempt should have them, if the shell has them at hand.
+    rendered: tuple[Mapping[str, Any], ...] | None = None

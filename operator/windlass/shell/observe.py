@@ -12,14 +12,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from windlass.core import names
+from windlass.core.decision import Manifest
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal, controller_uid
-from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.shell.cache import Cache
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, NotFound, Unreachable
 from windlass.shell.inbox import Inbox
+from windlass.shell.renderings import Renderings
 from windlass.shell.resources import EVENTS, of
 
 Json = dict[str, Any]
@@ -84,6 +85,7 @@ class Observer:
         self._clock = clock.monotonic
         self._now = clock.now
         self._memories: dict[str, Memory] = {}
+        self._renderings = Renderings()
 
     def memory(self, uid: str) -> Memory:
         """What is remembered of a run."""
@@ -92,6 +94,7 @@ class Observer:
     def forget(self, uid: str) -> None:
         """The run is gone."""
         self._memories.pop(uid, None)
+        self._renderings.forget(uid)
 
     def must_look_again(self, uid: str) -> bool:
         """Whether something is awaited that no watch tells."""
@@ -105,19 +108,21 @@ class Observer:
         await self._look_for_warnings(job, pods, memory)
         await self._look_at_strangers(job, memory)
         report, heard_at = self.inbox.report(job.uid), self.inbox.heard_at(job.uid)
+        rendered = self._renderings.of(job, settings)
         return Observed(
             pods=tuple(with_warning(pod, memory) for pod in pods),
-            objects=(*self._objects(job, settings), *strangers(memory)),
+            objects=(*self._objects(job, rendered or ()), *strangers(memory)),
             claims=self._claims(job, settings),
             report=report,
             heard_at=heard_at,
             refusals=tuple(memory.refusals.values()),
             listening_since=self.listening_since,
+            rendered=rendered,
         )
 
-    def _objects(self, job: Job, settings: RenderSettings) -> Iterable[ObjectView]:
+    def _objects(self, job: Job, rendered: tuple[Manifest, ...]) -> Iterable[ObjectView]:
         """The run's own objects. One whose content was changed by somebody counts as having no digest."""
-        wanted = expected(job, settings)
+        wanted = {(item["kind"], item["metadata"]["name"]): item for item in rendered}
         for kind, cache in self.caches.children.items():
             for body in cache.find(job.uid):
                 view = ObjectView.from_wire(kind, body)
@@ -212,15 +217,7 @@ def happened_at(event: Json) -> str:
     return ""
 
 
-def expected(job: Job, settings: RenderSettings) -> dict[tuple[str, str], Json]:
-    """The objects besides pods as they should be, by kind and name."""
-    if job.spec is None or job.status.gang.attempt == 0:
-        return {}
-    objects = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)
-    return {(item["kind"], item["metadata"]["name"]): dict(item) for item in objects}
-
-
-def has_drifted(intent: Json, body: Json) -> bool:
+def has_drifted(intent: Manifest, body: Json) -> bool:
     """Whether content differs from the rendering of the same digest. An immutable ConfigMap cannot."""
     if body.get("immutable"):
         return False

@@ -11,10 +11,9 @@ import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.core.builders import a_job
 from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
-from unit.shell.life import SETTINGS, Life, world
+from unit.shell.life import Life, world
 from windlass.core.observed import Job, Observed, PodView
 from windlass.shell.observe import (
     STARTING_SECONDS,
@@ -22,7 +21,6 @@ from windlass.shell.observe import (
     WARNING_SECONDS,
     Memory,
     contains,
-    expected,
     happened_at,
     has_drifted,
     is_placed_and_waiting,
@@ -118,13 +116,6 @@ def test_immutable_configuration_cannot_drift() -> None:
     body = {"metadata": {"annotations": {}}, "immutable": True}
     assert not has_drifted(intent, body)
     assert has_drifted(intent, body | {"immutable": False})
-
-
-def test_nothing_is_expected_before_there_is_a_gang() -> None:
-    assert expected(a_job().build(), SETTINGS) == {}
-    assert expected(a_job().with_spec("resources.nodes", 0).on_attempt(1, 1).build(), SETTINGS) != {}
-    names = expected(a_job().on_attempt(1, 1).build(), SETTINGS)
-    assert {kind for kind, _ in names} == {"ConfigMap", "Service", "NetworkPolicy"}
 
 
 PLAIN = st.recursive(

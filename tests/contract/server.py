@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,7 +215,7 @@ def _etcd(program: Path, directory: Path, *, client: int, peer: int) -> list[str
     ]
 
 
-def _api_server(program: Path, directory: Path, *, etcd: int, port: int) -> list[str]:
+def _api_server(program: Path, directory: Path, *, etcd: int, port: int, flags: Sequence[str]) -> list[str]:
     return [
         str(program),
         f"--etcd-servers=http://127.0.0.1:{etcd}",
@@ -232,33 +232,50 @@ def _api_server(program: Path, directory: Path, *, etcd: int, port: int) -> list
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={directory}/accounts.key",
         f"--service-account-signing-key-file={directory}/accounts.key",
-        # Without a controller manager nobody makes the default ServiceAccount that this plugin asks for.
-        "--disable-admission-plugins=ServiceAccount",
         "--profiling=false",
+        *flags,
     ]
 
 
+# Without a controller manager nobody makes the default ServiceAccount that this plugin asks for.
+ALONE = ("--disable-admission-plugins=ServiceAccount",)
+
+
 @contextmanager
-def running(directory: Path) -> Iterator[Client]:
-    """Start etcd and kube-apiserver below `directory`; stop both at the end, whatever happened."""
+def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client]:
+    """Start etcd and kube-apiserver below `directory`; stop both at the end, whatever happened.
+
+    `flags` are the API server's own besides those that every one of these tests needs.
+    """
     found = programs()
     client_port, peer_port, port = free_ports(3)
     write_certificates(directory)
     (directory / "tokens.csv").write_text(f'{ADMIN_TOKEN},admin,admin,"system:masters"\n')
     commands = [
         _etcd(found["etcd"], directory, client=client_port, peer=peer_port),
-        _api_server(found["kube-apiserver"], directory, etcd=client_port, port=port),
+        _api_server(found["kube-apiserver"], directory, etcd=client_port, port=port, flags=flags),
     ]
     context = ssl.create_default_context(cafile=str(directory / "serving.crt"))
     client = Client(f"https://127.0.0.1:{port}", context, {"Authorization": f"Bearer {ADMIN_TOKEN}"})
+    try:
+        with started(commands, directory) as processes:
+            _await_ready(client, processes, directory)
+            yield client
+    finally:
+        shutil.rmtree(directory / "etcd", ignore_errors=True)
+
+
+@contextmanager
+def started(commands: Sequence[Sequence[str]], directory: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start programs that log below `directory`; stop them at the end, the last one first."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
-            log = (directory / f"{Path(command[0]).name}.log").open("wb")
-            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory))
-            log.close()
-        _await_ready(client, processes, directory)
-        yield client
+            with (directory / f"{Path(command[0]).name}.log").open("wb") as log:
+                processes.append(
+                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory)
+                )
+        yield processes
     finally:
         for process in reversed(processes):
             process.terminate()
@@ -268,7 +285,6 @@ def running(directory: Path) -> Iterator[Client]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        shutil.rmtree(directory / "etcd", ignore_errors=True)
 
 
 def _await_ready(client: Client, processes: list[subprocess.Popen[bytes]], directory: Path) -> None:

@@ -52,6 +52,13 @@ def test_everything_is_built_once_and_then_found(fake_go: Path, tmp_path: Path) 
     assert fake_go.read_text().splitlines() == lines
 
 
+def test_played_nodes_are_built_for_who_asks_and_for_no_cluster(fake_go: Path, tmp_path: Path) -> None:
+    assert "kwok" not in binaries.ensure(MODULES, tmp_path / "cache")
+    built = binaries.ensure(MODULES, tmp_path / "cache", binaries.SCALE_MODULES)
+    assert {name: path.read_text() for name, path in built.items()} == {"kwok": "built\n"}
+    assert fake_go.read_text().splitlines()[-1].endswith("sigs.k8s.io/kwok/cmd/kwok")
+
+
 def test_builds_are_static_pinned_and_stamped(fake_go: Path, tmp_path: Path) -> None:
     binaries.ensure(MODULES, tmp_path / "cache")
     for line in fake_go.read_text().splitlines():
@@ -87,7 +94,9 @@ def test_place_in_the_cache_follows_the_pins(name: str, changes: bool, tmp_path:
     assert binaries.module_hash(tmp_path, module, "go1.27.0") != before
 
 
-@pytest.mark.parametrize("module", binaries.MODULES, ids=lambda module: module.name)
+@pytest.mark.parametrize(
+    "module", (*binaries.MODULES, *binaries.SCALE_MODULES), ids=lambda module: module.name
+)
 def test_each_program_is_a_pinned_tool_of_its_module(module: binaries.Module) -> None:
     text = (MODULES / module.name / "go.mod").read_text()
     for package in module.programs.values():

@@ -1,0 +1,180 @@
+"""Leaders of gangs, played: they report over the real report server with tokens of their real pods.
+
+Like an agent each report opens a connection of its own. What a leader says is made up; who says it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import ssl
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.operator.load import Api, each
+from contract.operator.harness import JOBS, SERVICE, SYSTEM
+from windlass.api.contract import MemberReport, Report, RunIdentity
+from windlass.api.meta import REPORT_AUDIENCE, REPORT_PATH, Phase
+from windlass.api.status import CheckpointRecord, Progress
+
+Json = dict[str, Any]
+HOST = f"{SERVICE}.{SYSTEM}.svc"
+SAVE_STEPS = 10
+
+
+@dataclass
+class Leader:
+    """The leader of one job's gang."""
+
+    job: str
+    uid: str
+    pod: str
+    token: str
+    members: list[MemberReport]
+    attempt: int
+    ticket: int
+    pod_uid: str
+    namespace: str
+    incarnation: int = 1
+    sequence: int = 0
+    step: int = 0
+    saves: list[CheckpointRecord] = field(default_factory=list)
+
+    def save(self) -> int:
+        """A checkpoint was verified; its step."""
+        self.step += SAVE_STEPS
+        name = f"step-{self.step:09d}"
+        record = CheckpointRecord(
+            step=self.step,
+            incarnation=self.incarnation,
+            name=name,
+            digest="sha256:" + "0" * 64,
+            bytes=1 << 30,
+            committed_at=datetime.now(UTC),
+        )
+        self.saves = [*self.saves, record][-3:]
+        return self.step
+
+    def report(self, **said: Any) -> bytes:
+        """The next report."""
+        self.sequence += 1
+        report = Report(
+            run=RunIdentity(kind="FineTuneJob", namespace=self.namespace, name=self.job, uid=self.uid),
+            pod=self.pod,
+            pod_uid=self.pod_uid,
+            attempt=self.attempt,
+            ticket=self.ticket,
+            sequence=self.sequence,
+            sent_at=datetime.now(UTC),
+            incarnation=self.incarnation,
+            phase=Phase.TRAIN,
+            progress=Progress(step=self.step, total_steps=1_000_000, loss=2.0, tokens_per_second=1000.0),
+            checkpoints=list(self.saves),
+            members=self.members,
+            **said,
+        )
+        return report.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+async def find(api: Api, namespace: str, names: Iterable[str]) -> list[Leader]:
+    """The leaders of some jobs, each with a token of its pod."""
+    jobs = await api.send("GET", JOBS.format(namespace))
+    known = {item["metadata"]["name"]: item for item in jobs["items"]}
+    return await each(names, lambda name: _leader(api, namespace, known[name]), at_once=16)
+
+
+async def _leader(api: Api, namespace: str, job: Json) -> Leader:
+    name, gang = job["metadata"]["name"], job["status"]["gang"]
+    members = [
+        MemberReport(
+            index=one["index"],
+            pod=f"{name}-{one['index']}-{one['ticket']}",
+            pod_uid=one.get("podUid") or "",
+            ready=True,
+        )
+        for one in gang["members"]
+    ]
+    leader = members[0]
+    return Leader(
+        job=name,
+        uid=job["metadata"]["uid"],
+        pod=leader.pod,
+        token=await token(api, namespace, leader),
+        members=members,
+        attempt=gang["attempt"],
+        ticket=gang["members"][0]["ticket"],
+        pod_uid=leader.pod_uid,
+        namespace=namespace,
+    )
+
+
+async def token(api: Api, namespace: str, member: MemberReport) -> str:
+    """What the kubelet would mount into the pod."""
+    bound = {"kind": "Pod", "apiVersion": "v1", "name": member.pod, "uid": member.pod_uid}
+    spec = {"audiences": [REPORT_AUDIENCE], "expirationSeconds": 7200, "boundObjectRef": bound}
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/trainer/token"
+    answer = await api.send(
+        "POST", path, {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    )
+    return str(answer["status"]["token"])
+
+
+class Line:
+    """Where reports go."""
+
+    def __init__(self, ports: list[int], authority: Path) -> None:
+        self.ports = ports
+        self.refused: list[str] = []
+        self._context = ssl.create_default_context(cafile=str(authority))
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Line:
+        connector = aiohttp.TCPConnector(ssl=self._context, limit=256, force_close=True)
+        timeout = aiohttp.ClientTimeout(total=30)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def send(self, leader: Leader, body: bytes) -> None:
+        """One report; a refusal is noted."""
+        assert self._session is not None
+        url = f"https://127.0.0.1:{self.ports[0]}{REPORT_PATH}"
+        headers = {"Authorization": f"Bearer {leader.token}", "Content-Type": "application/json"}
+        try:
+            async with self._session.post(url, data=body, headers=headers, server_hostname=HOST) as answer:
+                if answer.status != 200:
+                    self.refused.append(f"{leader.job}: {answer.status} {(await answer.text())[:200]}")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.refused.append(f"{leader.job}: {type(error).__name__}")
+
+    async def all_train(self, leaders: list[Leader]) -> None:
+        """First reports of all: their gangs train."""
+        await each(leaders, lambda leader: self.send(leader, leader.report()), at_once=16)
+
+    async def changes(
+        self, leaders: list[Leader], per_second: float, seconds: float
+    ) -> dict[tuple[str, int], float]:
+        """So many new checkpoints a second, of all jobs in turn; when each was told, by job and step.
+
+        The pace is kept whether or not the operator answers in time.
+        """
+        told: dict[tuple[str, int], float] = {}
+        began = time.monotonic()
+        turns = itertools.cycle(leaders)
+        async with asyncio.TaskGroup() as group:
+            for number in range(int(per_second * seconds)):
+                await asyncio.sleep(max(0.0, began + number / per_second - time.monotonic()))
+                leader = next(turns)
+                step = leader.save()
+                told[leader.job, step] = time.time()
+                group.create_task(self.send(leader, leader.report()))
+        return told

@@ -1,0 +1,173 @@
+"""The control plane: etcd, the API server, and beside them the scheduler, the controllers and kwok's nodes.
+
+All of it the real programs; only what runs inside of nodes is played. Their own limits on requests per second are
+lifted, since a cluster of this size would have them lifted too, and everything shares two cores here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.operator.audit import Audit, policy
+from contract.server import ADMIN_TOKEN, ROOT, Client, free_ports, install, running, shipped_crds, started
+from windlass.cli.cluster import binaries
+from windlass.cli.cluster.paths import KUBERNETES_VERSION, cache_directory
+
+PODS_PER_NODE = 250
+RATE, BURST = 2000, 4000
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A running control plane with our kinds installed."""
+
+    api: Client
+    directory: Path
+    audit: Audit
+
+
+def versions() -> dict[str, str]:
+    """What the rig is made of."""
+    text = (ROOT / "cluster" / "kwok" / "go.mod").read_text()
+    kwok = re.search(r"sigs\.k8s\.io/kwok (v[\w.]+)", text)
+    assert kwok is not None, "cluster/kwok/go.mod pins no kwok"
+    return {"kubernetes": KUBERNETES_VERSION, "kwok": kwok[1]}
+
+
+def programs() -> dict[str, Path]:
+    """Paths of the scheduler, the controllers and kwok; built where they are not there yet."""
+    cache = cache_directory()
+    modules = (*binaries.MODULES, *binaries.SCALE_MODULES)
+    return binaries.ensure(ROOT / "cluster", cache, modules)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[Plane]:
+    """etcd and the API server, for what needs no pods."""
+    directory.mkdir(parents=True)
+    rules = directory / "audit.yaml"
+    rules.write_text(yaml.safe_dump(policy()))
+    log = directory / "audit.log"
+    flags = [
+        f"--audit-policy-file={rules}",
+        f"--audit-log-path={log}",
+        # Events are kept for an hour by default, which is longer than this lives.
+        "--delete-collection-workers=8",
+    ]
+    with running(directory, flags=flags) as api:
+        for crd in shipped_crds():
+            install(api, crd)
+        yield Plane(api, directory, Audit(log))
+
+
+@contextmanager
+def whole(directory: Path, pods: int) -> Iterator[Plane]:
+    """All of it, with played nodes for so many pods at a time."""
+    found = programs()
+    with alone(directory) as plane:
+        config = kubeconfig(plane)
+        nodes = max(4, math.ceil(pods / PODS_PER_NODE))
+        for number in range(nodes):
+            plane.api.create("/api/v1/nodes", node(f"played-{number}")).expect(201)
+        with started(commands(found, plane, config), directory) as processes:
+            plane.api.until(lambda: ready_nodes(plane.api) == nodes, 90)
+            assert all(process.poll() is None for process in processes), f"see the logs in {directory}"
+            yield plane
+
+
+def kubeconfig(plane: Plane) -> Path:
+    """How the scheduler, the controllers and kwok reach the API server."""
+    path = plane.directory / "kubeconfig"
+    cluster = {"server": plane.api.url, "certificate-authority": str(plane.directory / "serving.crt")}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "rig",
+        "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": "rig"}}],
+        "clusters": [{"name": "rig", "cluster": cluster}],
+        "users": [{"name": "rig", "user": {"token": ADMIN_TOKEN}}],
+    }
+    path.write_text(json.dumps(document))
+    return path
+
+
+def commands(found: dict[str, Path], plane: Plane, config: Path) -> list[list[str]]:
+    """Command lines of what runs beside the API server."""
+    directory = plane.directory
+    scheduling = directory / "scheduler.yaml"
+    scheduling.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "kubescheduler.config.k8s.io/v1",
+                "kind": "KubeSchedulerConfiguration",
+                "leaderElection": {"leaderElect": False},
+                "clientConnection": {"kubeconfig": str(config), "qps": RATE, "burst": BURST},
+            }
+        )
+    )
+    scheduler_port, controllers_port = free_ports(2)
+    return [
+        [
+            str(found["kube-scheduler"]),
+            f"--config={scheduling}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={scheduler_port}",
+        ],
+        [
+            str(found["kube-controller-manager"]),
+            f"--kubeconfig={config}",
+            "--bind-address=127.0.0.1",
+            f"--secure-port={controllers_port}",
+            f"--cert-dir={directory}",
+            "--leader-elect=false",
+            f"--root-ca-file={directory}/serving.crt",
+            f"--service-account-private-key-file={directory}/accounts.key",
+            "--pvclaimbinder-sync-period=2s",
+            # A played node's heartbeat that is late on a busy machine is no dead node.
+            "--node-monitor-grace-period=600s",
+            f"--kube-api-qps={RATE}",
+            f"--kube-api-burst={BURST}",
+        ],
+        [
+            str(found["kwok"]),
+            f"--kubeconfig={config}",
+            "--manage-all-nodes=true",
+            "--server-address=",
+            "--node-lease-duration-seconds=200",
+            "--node-play-stage-parallelism=8",
+            "--pod-play-stage-parallelism=16",
+        ],
+    ]
+
+
+def node(name: str) -> dict[str, Any]:
+    """A played node."""
+    room = {"cpu": "1k", "memory": "4Ti", "pods": str(PODS_PER_NODE)}
+    return {
+        "metadata": {
+            "name": name,
+            "labels": {"kubernetes.io/hostname": name, "type": "kwok"},
+            "annotations": {"kwok.x-k8s.io/node": "fake"},
+        },
+        "status": {"capacity": room, "allocatable": room},
+    }
+
+
+def ready_nodes(api: Client) -> int:
+    """Nodes that take pods."""
+    items = api.get("/api/v1/nodes").expect(200)["items"]
+    return sum(
+        any(
+            one["type"] == "Ready" and one["status"] == "True" for one in item["status"].get("conditions", [])
+        )
+        for item in items
+    )

@@ -19,9 +19,9 @@ from windlass.shell.cache import slim_child, slim_job, slim_pod
 from windlass.shell.client import Client, Json
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
-from windlass.shell.events import Recorder
 from windlass.shell.logging import logger
 from windlass.shell.observe import Caches, Memory
+from windlass.shell.postbox import Recorder
 from windlass.shell.resources import FINE_TUNE_JOBS, PODS, of
 from windlass.shell.together import LARGEST_BATCH, batches, together
 

@@ -33,6 +33,7 @@ from windlass.shell.lease import Candidate, Elector
 from windlass.shell.logging import logger
 from windlass.shell.metrics import Metrics
 from windlass.shell.observe import Caches, Key, Observer
+from windlass.shell.postbox import Postbox
 from windlass.shell.probe import WatchProbe
 from windlass.shell.queue import KeyedQueue
 from windlass.shell.reconciler import Reconciler
@@ -46,6 +47,9 @@ LOG = logger("operator")
 
 RESYNC_SECONDS: Final = 600.0
 UPKEEP_SECONDS: Final = 10.0
+FAREWELL_SECONDS: Final = 2.0
+GATHER_SECONDS: Final = 0.2
+"""How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
 OURS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
@@ -61,6 +65,7 @@ class Operator:
         self.inbox = Inbox()
         self.queue: KeyedQueue[Key] = KeyedQueue(clock.monotonic, observer=self.metrics)
         self.recorder = Recorder(self.client, instance=settings.pod_name, clock=clock)
+        self.postbox = Postbox(self.recorder)
         # The Lease has a client of its own: its requests must not wait behind others'.
         self._lease_client = Client(credentials, observer=self.metrics, attempts=1, request_timeout_seconds=4)
         self.elector = Elector(
@@ -76,7 +81,7 @@ class Operator:
         self._reconciler = Reconciler(
             queue=self.queue,
             observer=self.observer,
-            actor=Actor(self.client, self.caches, self.recorder, clock=clock),
+            actor=Actor(self.client, self.caches, self.postbox, clock=clock),
             metrics=self.metrics,
             decide=lambda job, seen: decide(job, seen, clock.now(), self._render),
             clock=clock,
@@ -115,7 +120,7 @@ class Operator:
     def _connect(self) -> None:
         """Let each cache say which job is to be looked at again."""
         self.caches.jobs.changed = self._add_job
-        self.caches.pods.changed = self._add_owner
+        self.caches.pods.changed = self._add_owner_of_pod
         for cache in self.caches.children.values():
             cache.changed = self._add_owner
         self.caches.claims.changed = self._add_namespace
@@ -144,11 +149,20 @@ class Operator:
     def _add_job(self, body: dict[str, Any]) -> None:
         self.queue.add((FINE_TUNE_JOBS.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
 
-    def _add_owner(self, body: dict[str, Any]) -> None:
+    def _add_owner(self, body: dict[str, Any], after_seconds: float = 0.0) -> None:
         metadata = body["metadata"]
         for owner in metadata.get("ownerReferences") or ():
             if owner.get("controller") and owner.get("kind") == FINE_TUNE_JOBS.kind:
-                self.queue.add((FINE_TUNE_JOBS.kind, metadata["namespace"], owner["name"]))
+                key = (FINE_TUNE_JOBS.kind, metadata["namespace"], owner["name"])
+                self.queue.add_after(key, after_seconds)
+
+    def _add_owner_of_pod(self, body: dict[str, Any]) -> None:
+        """A pod that ends or goes is looked at now; those of a gang that come up are looked at together."""
+        metadata = body["metadata"]
+        present = self.caches.pods.get(metadata["namespace"], metadata["name"]) is not None
+        comes_up = (body.get("status") or {}).get("phase", "Pending") in ("Pending", "Running")
+        calm = present and comes_up and not metadata.get("deletionTimestamp")
+        self._add_owner(body, GATHER_SECONDS if calm else 0.0)
 
     def _add_namespace(self, body: dict[str, Any]) -> None:
         for job in self.caches.jobs.find(body["metadata"]["namespace"]):
@@ -175,7 +189,7 @@ class Operator:
         metrics.leading.set(1 if self.elector.leading else 0)
         metrics.lease_age.set(self.elector.seconds_since_renewal())
         metrics.loop_lag.set(self._lag.seconds())
-        metrics.events_dropped.set(self.recorder.dropped)
+        metrics.events_dropped.set(self.recorder.dropped + self.postbox.dropped)
         metrics.watch_age.labels(FINE_TUNE_JOBS.kind).set(self._probe.age_seconds())
         for reflector in self.reflectors:
             metrics.watch_age.labels(reflector.resource.kind).set(reflector.age_seconds())
@@ -209,7 +223,7 @@ class Operator:
             f"watch {reflector.resource.plural} {number}": reflector.run()
             for number, reflector in enumerate(self.reflectors)
         }
-        return parts | {"probe": self._probe.run(), "lag": self._lag.run()}
+        return parts | {"probe": self._probe.run(), "lag": self._lag.run(), "events": self.postbox.run()}
 
     async def lead(self) -> None:
         """Wait for the caches and the Lease, then run rounds until cancelled."""
@@ -253,6 +267,7 @@ class Operator:
         """Hand over the Lease first, then close everything."""
         self.queue.close()
         await self.elector.release()
+        await self.postbox.flush(FAREWELL_SECONDS)
         if self._kopf is not None:
             await self._kopf.stop()
         for runner in self._servers:

@@ -23,7 +23,8 @@ from windlass.shell.queue import Closed, KeyedQueue
 
 LOG = logger("reconciler")
 
-WORKERS: Final = 8
+WORKERS: Final = 32
+"""Rounds at a time. They wait for the API server most of their time: with eight, changes queued behind slow writes."""
 ROUND_SECONDS: Final = 120.0
 STALE_SECONDS: Final = 0.2
 

@@ -19,7 +19,7 @@ from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
 from windlass.shell.health import Health, LoopLag, answer, limit
 from windlass.shell.metrics import Metrics, add
-from windlass.shell.operator import OURS, Operator
+from windlass.shell.operator import GATHER_SECONDS, OURS, Operator
 from windlass.shell.settings import Settings
 
 SETTINGS = Settings("windlass-system", "operator-1", "uid-1", "10.0.0.7", "workload:1")
@@ -77,11 +77,57 @@ async def test_a_job_wakes_itself(operator: Operator) -> None:
     ids=["ours", "not the controller", "another kind", "nobody's"],
 )
 async def test_a_child_wakes_its_owner(operator: Operator, body: dict[str, Any], woken: list[str]) -> None:
-    operator.caches.pods.upsert(body)
-    assert keys(operator) == woken
     for cache in operator.caches.children.values():
         cache.upsert(body)
         assert keys(operator) == woken
+
+
+def a_pod(phase: str = "Running", *, version: int = 3, leaving: bool = False) -> dict[str, Any]:
+    body = owned()
+    body["metadata"]["resourceVersion"] = str(version)
+    if leaving:
+        body["metadata"]["deletionTimestamp"] = "2026-11-25T12:00:00Z"
+    return body | {"status": {"phase": phase}}
+
+
+def wait(operator: Operator) -> float | None:
+    return operator.queue.seconds_until_next()
+
+
+@pytest.mark.parametrize("phase", ["Pending", "Running"])
+async def test_pods_that_come_up_are_looked_at_together(operator: Operator, phase: str) -> None:
+    operator.caches.pods.upsert(a_pod(phase))
+    assert keys(operator) == []
+    pause = wait(operator)
+    assert pause is not None and 0 < pause <= GATHER_SECONDS
+    for version in range(4, 20):
+        operator.caches.pods.upsert(a_pod(phase, version=version))
+    later = wait(operator)
+    assert later is not None and later <= pause, "what comes later does not put it off"
+    assert len(operator.queue._later) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [a_pod("Failed"), a_pod("Succeeded"), a_pod("Unknown"), a_pod("Running", leaving=True)],
+    ids=["failed", "succeeded", "unknown", "leaving"],
+)
+async def test_a_pod_that_ends_is_looked_at_now(operator: Operator, body: dict[str, Any]) -> None:
+    operator.caches.pods.upsert(body)
+    assert keys(operator) == ["FineTuneJob/team/ft"]
+
+
+async def test_a_pod_that_is_gone_is_looked_at_now_even_while_another_comes_up(operator: Operator) -> None:
+    operator.caches.pods.upsert(a_pod("Running"))
+    assert keys(operator) == []
+    operator.caches.pods.drop(a_pod("Running", version=4))
+    assert keys(operator) == ["FineTuneJob/team/ft"]
+
+
+async def test_a_pod_of_nobody_wakes_nobody(operator: Operator) -> None:
+    for body in (owned(controller=False), owned("Deployment")):
+        operator.caches.pods.upsert(body | {"status": {"phase": "Failed"}})
+    assert keys(operator) == [] and wait(operator) is None
 
 
 async def test_a_claim_wakes_the_unfinished_jobs_of_its_namespace(operator: Operator) -> None:

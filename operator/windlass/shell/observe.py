@@ -37,11 +37,16 @@ def in_namespace(body: Json) -> str | None:
     return str(body["metadata"].get("namespace", ""))
 
 
+def has_ended(job: Json) -> bool:
+    """Whether a job is only kept for whoever asks how it went."""
+    return bool((job.get("status") or {}).get("finishedAt"))
+
+
 @dataclass(slots=True)
 class Caches:
     """One cache for each kind that is watched."""
 
-    jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace))
+    jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace, packs=has_ended))
     pods: Cache = field(default_factory=lambda: Cache(index=controller_uid))
     claims: Cache = field(default_factory=Cache)
     children: dict[str, Cache] = field(

@@ -141,4 +141,5 @@ class Reconciler:
             self._metrics.forget(former)
             del self._uids[key]
         if body is not None:
-            self._uids[key] = {"metadata": body["metadata"]}
+            identity = {name: body["metadata"][name] for name in ("namespace", "name", "uid")}
+            self._uids[key] = {"metadata": identity}

@@ -15,7 +15,7 @@ from typing import Any, Final
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision, Delete, Manifest
 from windlass.core.observed import Refusal, controller_uid
-from windlass.shell.cache import slim_child, slim_job, slim_pod
+from windlass.shell.cache import Cache, slim_child, slim_job, slim_pod
 from windlass.shell.client import Client, Json
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
@@ -68,15 +68,16 @@ class Actor:
         """Do what was decided about `job`, in order. Stale if the world has moved on."""
         await self._confirm_absent(job, decision.confirm_absent)
         before = self._client.writes
-        renewed = False
+        renewed, written = False, False
         if decision.status is not None and decision.status != job.get("status"):
             renewed = members(decision.status) != members(job.get("status") or {})
-            job = await self._write_status(job, decision.status)
+            job, written = await self._write_status(job, decision.status), True
         if renewed:
             # Tickets are given out by this write alone; pods follow from what is stored then.
             await self._tell(job, decision)
             return Done(self._client.writes - before, again=True)
-        if decision.creates:
+        # A status that was just written at the version that was seen has checked that already.
+        if decision.creates and not written:
             await self._check_current(job)
         refused = await self._apply_all(job, decision.applies, memory)
         if not refused:
@@ -147,6 +148,8 @@ class Actor:
         cache = self._caches.children[kind]
         resource = of(kind)
         if cache.get(metadata["namespace"], metadata["name"]) is None:
+            if body.get("immutable") and await self._made(cache, body):
+                return
             # The caches show labelled objects only: whoever else has the name is found by asking.
             try:
                 present = await self._client.get(resource, metadata["name"], namespace=metadata["namespace"])
@@ -156,6 +159,14 @@ class Actor:
                 memory.strangers[kind, metadata["name"]] = (self._clock(), controller_uid(present))
                 raise NotOurs(kind, metadata["name"])
         cache.upsert(slim_child(await self._client.apply(resource, body)))
+
+    async def _made(self, cache: Cache, body: Json) -> bool:
+        """Make what is never applied again by a plain POST: half the work. False if somebody else has the name."""
+        try:
+            cache.upsert(slim_child(await self._client.create(of(body["kind"]), body)))
+        except NotOurs:
+            return False
+        return True
 
     async def _create_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
         made = 0

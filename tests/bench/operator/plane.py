@@ -79,8 +79,13 @@ def whole(directory: Path, pods: int) -> Iterator[Plane]:
         for number in range(nodes):
             plane.api.create("/api/v1/nodes", node(f"played-{number}")).expect(201)
         with started(commands(found, plane, config), directory) as processes:
-            plane.api.until(lambda: ready_nodes(plane.api) == nodes, 90)
-            assert all(process.poll() is None for process in processes), f"see the logs in {directory}"
+
+            def ready() -> bool:
+                ended = [process.args for process in processes if process.poll() is not None]
+                assert not ended, f"ended, see the logs in {directory}: {ended}"
+                return ready_nodes(plane.api) == nodes
+
+            plane.api.until(ready, 90)
             yield plane
 
 
@@ -114,6 +119,16 @@ def commands(found: dict[str, Path], plane: Plane, config: Path) -> list[list[st
             }
         )
     )
+    playing = directory / "kwok.yaml"
+    playing.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+                "kind": "KwokConfiguration",
+                "options": {"podPlayStageParallelism": 16, "nodePlayStageParallelism": 8},
+            }
+        )
+    )
     scheduler_port, controllers_port = free_ports(2)
     return [
         [
@@ -143,8 +158,7 @@ def commands(found: dict[str, Path], plane: Plane, config: Path) -> list[list[st
             "--manage-all-nodes=true",
             "--server-address=",
             "--node-lease-duration-seconds=200",
-            "--node-play-stage-parallelism=8",
-            "--pod-play-stage-parallelism=16",
+            f"--config={playing}",
         ],
     ]
 

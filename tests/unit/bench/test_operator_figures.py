@@ -139,6 +139,15 @@ def test_the_same_name_in_two_runs_or_kinds_is_no_duplicate() -> None:
     assert figures.duplicates(rows) == []
 
 
+@pytest.mark.parametrize(
+    ("seconds", "beside", "times"), [(15.0, [10.0], 1.5), (15.0, [5.0, 15.0], 1.5), (3.0, [9.0], 0.33)]
+)
+def test_a_start_is_compared_with_the_mean_of_the_runs_around_it(
+    seconds: float, beside: list[float], times: float
+) -> None:
+    assert figures.ratio(seconds, beside) == times
+
+
 def test_the_highest_memory_is_of_all_operators() -> None:
     memory = Memory({"one": [70.0, 90.04, 80.0], "two": [60.0], "three": []})
     assert memory.highest() == 90.0

@@ -59,7 +59,9 @@ def goals(found: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[
         "writesAtRest": ended.get("restWrites"),
     }
     if "start" in run:
-        measured["podsRatio"] = round(run["start"]["seconds"] / run["bare"]["seconds"], 2)
+        measured["podsRatio"] = figures.ratio(
+            run["start"]["seconds"], [row["seconds"] for row in run["bare"]]
+        )
         measured["residentMegabytes"] = max(one["highest"] for one in run["residentMegabytes"].values())
     if "changes" in run:
         measured["statusP99Seconds"] = run["changes"]["latencySeconds"]["p99"] or float("inf")

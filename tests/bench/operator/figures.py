@@ -84,3 +84,8 @@ def places(kind: str, bodies: Iterable[Mapping[str, Any]]) -> list[tuple[str, st
         purpose = metadata["name"].removeprefix(run).lstrip("-").split("-")[0]
         found.append((kind, run, labels.get("windlass.dev/index", purpose) if kind == "Pod" else purpose))
     return found
+
+
+def ratio(seconds: float, beside: Sequence[float]) -> float:
+    """How many times as long as the mean of the runs before and after it."""
+    return round(seconds / (sum(beside) / len(beside)), 2)

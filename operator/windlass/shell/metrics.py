@@ -144,7 +144,9 @@ class Metrics:
         self.loop_lag = Gauge("windlass_loop_lag_seconds", "Delay of the event loop.", registry=registry)
         self.reports = Counter("windlass_reports", "Reports by answer.", ["code"], registry=registry)
         self.events_dropped = Gauge(
-            "windlass_events_dropped", "Events not recorded because of the rate limit or a full box.", registry=registry
+            "windlass_events_dropped",
+            "Events not recorded because of the rate limit or a full box.",
+            registry=registry,
         )
         self.recoveries = Counter(
             "windlass_job_recoveries",

@@ -60,6 +60,7 @@ class ConditionType(StrEnum):
     TRACKING_DEGRADED = "TrackingDegraded"
     CHECKPOINT_DEGRADED = "CheckpointDegraded"
     PRECISION_CHOSEN = "PrecisionChosen"
+    PROGRESS_DEGRADED = "ProgressDegraded"
 
 
 class Reason(StrEnum):
@@ -97,6 +98,7 @@ class Reason(StrEnum):
     INFRASTRUCTURE = "Infrastructure"
     CONFIGURATION = "Configuration"
     PREEMPTED = "Preempted"
+    STALL = "Stall"
     STORAGE = "Storage"
     STORAGE_FULL = "StorageFull"
     DATA_NOT_FOUND = "DataNotFound"
@@ -115,6 +117,8 @@ class Reason(StrEnum):
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     SAVE_FAILED = "SaveFailed"
     REPORTS_MISSING = "ReportsMissing"
+    STALL_SUSPECTED = "StallSuspected"
+    STRAGGLER_DETECTED = "StragglerDetected"
     # recovery events
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
@@ -131,6 +135,7 @@ class FailureClass(StrEnum):
     PREEMPTED = "Preempted"
     CONFIGURATION = "Configuration"
     STORAGE = "Storage"
+    STALL = "Stall"
 
 
 class Rung(StrEnum):
@@ -176,5 +181,6 @@ EXIT_CODES: Final = {
     FailureClass.STORAGE: ExitCode.STORAGE,
     FailureClass.PREEMPTED: ExitCode.PREEMPTED,
     FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+    FailureClass.STALL: ExitCode.CRASH,
 }
 """The code of a rank or an agent that ended by a failure of the class."""

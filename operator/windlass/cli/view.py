@@ -168,7 +168,12 @@ def goodput_lines(status: FineTuneJobStatus) -> list[str]:
 
 def trouble_lines(status: FineTuneJobStatus) -> list[str]:
     """Degradations and, while it matters, the last failure with its hint."""
-    degraded = (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED, ConditionType.STALLED)
+    degraded = (
+        ConditionType.TRACKING_DEGRADED,
+        ConditionType.CHECKPOINT_DEGRADED,
+        ConditionType.PROGRESS_DEGRADED,
+        ConditionType.STALLED,
+    )
     lines = [
         f"{kind}: {found.reason}: {found.message}"
         for kind in degraded

@@ -15,6 +15,7 @@ from windlass.api.meta import Reason
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import ReplicatedState
 from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.train.own_time import Meeting
 from windlass_workloads.train.strategies.base import (
     CPU,
     Setting,
@@ -61,6 +62,7 @@ class DDP:
     """torch's DistributedDataParallel; a single rank goes without."""
 
     name = "DDP"
+    meeting = Meeting.LAST_BACKWARD
 
     def __init__(self, model: Any, setting: Setting) -> None:
         self.setting = setting

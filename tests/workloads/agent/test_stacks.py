@@ -30,7 +30,7 @@ def stack(rank: int, *frames: Frame, state: str = "S") -> Stack:
 
 
 def late(*behind: int, oldest: int = 0, ahead: float = 0.0) -> Late:
-    return Late(STEPS, Limit(20.0, known=True), 21.0, 12, behind, oldest, ahead)
+    return Late(STEPS, Limit(20.0, known=True), 21.0, 1000.0, 12, behind, oldest, ahead)
 
 
 def waiting(rank: int) -> Stack:

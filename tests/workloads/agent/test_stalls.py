@@ -168,6 +168,7 @@ def test_a_gang_that_stands_is_late_when_its_limit_has_passed_and_not_before() -
     found = late_of(one)
     assert (found.span, found.limit, found.step) == (STEPS, Limit(20.0, known=True), 1)
     assert 20.0 < found.seconds <= 21.0
+    assert found.since == pytest.approx(1000.0, abs=0.5)
     assert found.behind == ()
 
 

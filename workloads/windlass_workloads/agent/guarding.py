@@ -144,7 +144,7 @@ class Guarded(Course):
         everyone = {rank: alarm.stacks.get(rank, Stack(rank)) for rank in range(life.world)}
         finding = find(alarm.late, everyone)
         place = self._suspect(finding)
-        since = self._now - alarm.late.seconds - (self._watch.time - alarm.raised_at)
+        since = min(alarm.late.since, self._now)
         failure = stalled(alarm.late, finding, place, since)
         if not alarm.acts:
             alarm.notice = "; ".join([failure.message, *finding.places])

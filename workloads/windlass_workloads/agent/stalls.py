@@ -105,6 +105,8 @@ class Late:
     span: Span
     limit: Limit
     seconds: float
+    since: float
+    """When they came there, by the clock that ticks tell; for accounts, since it may jump."""
     step: int
     behind: tuple[int, ...]
     """Ranks that others have got past; none when all are at the same place."""
@@ -126,6 +128,7 @@ class Watch:
     _ticked: float | None = None
     _place: tuple[int, int] = (-1, 0)
     _reached: float = 0.0
+    _reached_at: float = 0.0
 
     @classmethod
     def over(cls, expectations: Expectations, ranks: Iterable[int], step: int) -> Watch:
@@ -165,7 +168,7 @@ class Watch:
         place = min(track.place for track in waited.values())
         if place != self._place:
             # Its last rank may have come here long after those that have not gone on.
-            self._place, self._reached = place, self.time
+            self._place, self._reached, self._reached_at = place, self.time, self._ticked or 0.0
         last = {rank: track for rank, track in waited.items() if track.place == place}
         span = next(iter(last.values())).span
         limit = self.expectations.limit(span)
@@ -177,6 +180,7 @@ class Watch:
             span=span,
             limit=limit,
             seconds=self.time - self._reached,
+            since=self._reached_at,
             step=place[0],
             behind=tuple(sorted(last)) if len(last) < len(waited) else (),
             oldest=order[0],

@@ -176,15 +176,19 @@ def test_other_phases_have_their_own_limit_and_their_name(phase: Phase, words: s
     assert ("checkpoint.store" in failure.hint) is storage
 
 
-def test_ranks_that_never_speak_are_late_by_the_limit_of_the_rendezvous() -> None:
+def test_a_rank_that_never_speaks_is_late_by_the_limit_of_the_rendezvous() -> None:
     world = World(nodes=2, changes={"stall": TWENTY})
     world.open()
     world.join(0)
     world.join(1)
     world.prepare()
+    live(world, 500.0)
+    assert dumps(world) == [], "a task that tells nothing at all is not known to be late"
+    world.say(world.uid(0), 0, type="Phase", phase=Phase.LOAD)
     live(world, 62.0)
     answer_all(world)
     assert world.newest == 2
+    assert world.records[1].cause.first_failed.rank == 1
     assert "the rendezvous took more than 60 s" in world.gang.last_failure.message
 
 

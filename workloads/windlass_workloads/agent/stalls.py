@@ -129,6 +129,7 @@ class Watch:
     _place: tuple[int, int] = (-1, 0)
     _reached: float = 0.0
     _reached_at: float = 0.0
+    _spoken: bool = False
 
     @classmethod
     def over(cls, expectations: Expectations, ranks: Iterable[int], step: int) -> Watch:
@@ -163,7 +164,8 @@ class Watch:
     def late(self) -> Late | None:
         """Whether the gang stands still, and for whom it waits. Asked often: movement is noticed here."""
         waited = self._waited_for()
-        if not waited:
+        # A script of the user's own may tell nothing at all.
+        if not waited or not self._spoken:
             return None
         place = min(track.place for track in waited.values())
         if place != self._place:
@@ -204,6 +206,7 @@ class Watch:
 
     def _move(self, track: Track, span: Span, step: int) -> None:
         """A rank has come to another place."""
+        self._spoken = True
         before, began = track.span, track.since
         track.spans = 0 if step > track.step else track.spans + 1
         track.step, track.span, track.since = step, span, self.time

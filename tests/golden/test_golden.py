@@ -26,11 +26,12 @@ from windlass.core.reconcile import decide
 HERE = Path(__file__).parent
 # Told by a verdict (each like the others, see 16 and 22 to 25), by another condition, or by events only.
 AGENTS_OWN = {
-    *(Reason.CRASH, Reason.OUT_OF_MEMORY, Reason.PREEMPTED, Reason.STORAGE),
+    *(Reason.CRASH, Reason.OUT_OF_MEMORY, Reason.PREEMPTED, Reason.STALL, Reason.STORAGE),
     *(Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.DATA_EMPTY, Reason.MODEL_NOT_FOUND),
     *(Reason.MODEL_FORMAT_UNSAFE, Reason.SEQUENCE_TOO_LONG, Reason.PRECISION_UNSUPPORTED),
     *(Reason.CHECKPOINT_UNUSABLE, Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED),
     Reason.NODES_MISSING,
+    *(Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED),
     *(Reason.DRIFT_CORRECTED, Reason.RECOVERED, Reason.CHECKPOINT_COMMITTED),
 }
 INPUTS = sorted(HERE.glob("*.input.yaml"))

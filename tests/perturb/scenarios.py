@@ -133,6 +133,24 @@ def gang_wants_recreation(world: World) -> None:
     world.gang.wanted = True
 
 
+def gang_stands(world: World) -> None:
+    world.gang.stands = True
+
+
+def gang_moves(world: World) -> None:
+    world.gang.stands = False
+
+
+def is_told(type: str) -> Trigger:
+    """A condition of this type is true."""
+
+    def holds(world: World) -> bool:
+        conditions = ((world.job or {}).get("status") or {}).get("conditions", ())
+        return any(item["type"] == type and item["status"] == "True" for item in conditions)
+
+    return holds
+
+
 def gang_fails(world: World) -> None:
     world.gang.verdict_to_give = Failure(
         reason=Reason.DATA_NOT_FOUND,
@@ -211,6 +229,20 @@ SCENARIOS = (
     Scenario("node-of-pod-dies", "Completed", ((at_step(30), node_dies(1)),)),
     Scenario("node-of-leader-dies", "Completed", ((at_step(30), node_dies(0)),)),
     Scenario("gang-is-recreated", "Completed", ((at_step(30), gang_wants_recreation),)),
+    Scenario(
+        "gang-stands-still-for-a-while",
+        "Completed",
+        ((at_step(30), gang_stands), (is_told("ProgressDegraded"), gang_moves)),
+    ),
+    Scenario(
+        "leader-vanishes-while-the-gang-stands-still",
+        "Completed",
+        (
+            (at_step(30), gang_stands),
+            (is_told("ProgressDegraded"), pod_vanishes(0)),
+            (at_incarnation(2), gang_moves),
+        ),
+    ),
     Scenario("suspend", "Suspended", ((at_step(30), suspend),)),
     Scenario("suspend-before-pods", "Suspended", ((always, suspend),)),
     Scenario("suspend-and-resume", "Completed", ((at_step(30), suspend), (when("Suspended"), resume))),

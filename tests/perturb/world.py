@@ -147,6 +147,7 @@ class Gang:
         self.store = Store()
         self.sequence = 0
         self.wanted = False
+        self.stands = False
         self.verdict_to_give: Failure | None = None
         self.dead_nodes: set[str] = set()
         self.report: Report | None = None
@@ -158,6 +159,7 @@ class Gang:
             self.steps,
             self.store,
             self.wanted,
+            self.stands,
             self.verdict_to_give,
             self.dead_nodes,
             self.report,
@@ -269,6 +271,9 @@ class Gang:
             self.say(leader, Phase.TRAIN, verdict)
             self.end_all(members, ExitCode.CONFIGURATION, verdict)
             return
+        if self.stands:
+            self.say(leader, Phase.TRAIN)
+            return
         store.step += 10
         self.trained_by.append((store.incarnation, leader["metadata"]["uid"]))
         if store.step % 20 == 0:
@@ -323,6 +328,7 @@ class Gang:
             restarts=max(store.incarnation - 1, 0),
             wanted="RecreateGang" if self.wanted and label(leader, meta.LABEL_ATTEMPT) == 1 else "Nothing",
             timeline=Timeline(started_at=START + timedelta(seconds=6), until=self.api.now, training=1.0),
+            stall="no step was finished for more than 300 s" if self.stands else None,
             verdict=verdict,
         )
 

@@ -124,6 +124,10 @@ class Report(StatusModel):
     wanted: Literal["Nothing", "RecreateGang"] = "Nothing"
     """RecreateGang: in place did not help; the operator should make attempt + 1."""
     save_error: str | None = None
+    stall: str | None = None
+    """What stands still, while nothing is done about it."""
+    straggler: str | None = None
+    """Which ranks slow the others down."""
     tracking: TrackingStatus | None = None
     tracking_error: str | None = None
     output: Output | None = None
@@ -166,7 +170,8 @@ class RankEvent(StatusModel):
     """One line from a rank to its agent. Only the fields of its `type` are set.
 
     Phase: phase. Forward: step (entry into the forward of the first step after a start).
-    Step: step, loss, tokens, seconds, data_wait_seconds, learning_rate, gradient_norm, flops.
+    Step: step, loss, tokens, seconds, own_seconds (before others are waited for), data_wait_seconds,
+    learning_rate, gradient_norm, flops.
     Validation: step, loss. Checkpoint: checkpoint, stall_seconds, write_seconds. SaveFailed: step, message.
     Plan: plan. Prepared: name. Tracking: tracking, message (not None means degraded). Output: output.
     Failure: failure. Saved: step (a save asked for by SIGTERM is committed). Done: step.
@@ -194,6 +199,7 @@ class RankEvent(StatusModel):
     loss: float | None = None
     tokens: int | None = None
     seconds: float | None = None
+    own_seconds: float | None = None
     data_wait_seconds: float | None = None
     learning_rate: float | None = None
     gradient_norm: float | None = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from windlass.api.base import Model
+from windlass.api.guards import Guards
 from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
 from windlass.api.running import (
     Checkpointing,
@@ -216,6 +217,8 @@ class FineTuneJobSpec(Model):
     """Which checkpoint a start begins from. Example: {from: Latest}."""
     recovery: Recovery = Field(default_factory=Recovery)
     """What is done when ranks, pods or nodes are lost. Example: {budgets: {crash: 3}}."""
+    guards: Guards = Field(default_factory=Guards)
+    """What is watched while training goes on. Example: {stall: {action: Notify}}."""
     tracking: Tracking | None = None
     """Where metrics and the model are recorded; nowhere if left out.
     Example: {mlflow: {uri: "http://mlflow.windlass.svc:5000"}}."""

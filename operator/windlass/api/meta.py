@@ -61,6 +61,7 @@ class ConditionType(StrEnum):
     CHECKPOINT_DEGRADED = "CheckpointDegraded"
     PRECISION_CHOSEN = "PrecisionChosen"
     SHRUNK = "Shrunk"
+    PROGRESS_DEGRADED = "ProgressDegraded"
 
 
 class Reason(StrEnum):
@@ -98,6 +99,7 @@ class Reason(StrEnum):
     INFRASTRUCTURE = "Infrastructure"
     CONFIGURATION = "Configuration"
     PREEMPTED = "Preempted"
+    STALL = "Stall"
     STORAGE = "Storage"
     STORAGE_FULL = "StorageFull"
     DATA_NOT_FOUND = "DataNotFound"
@@ -117,6 +119,8 @@ class Reason(StrEnum):
     SAVE_FAILED = "SaveFailed"
     REPORTS_MISSING = "ReportsMissing"
     NODES_MISSING = "NodesMissing"
+    STALL_SUSPECTED = "StallSuspected"
+    STRAGGLER_DETECTED = "StragglerDetected"
     # recovery events
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
@@ -133,6 +137,7 @@ class FailureClass(StrEnum):
     PREEMPTED = "Preempted"
     CONFIGURATION = "Configuration"
     STORAGE = "Storage"
+    STALL = "Stall"
 
 
 class Rung(StrEnum):
@@ -179,5 +184,6 @@ EXIT_CODES: Final = {
     FailureClass.STORAGE: ExitCode.STORAGE,
     FailureClass.PREEMPTED: ExitCode.PREEMPTED,
     FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+    FailureClass.STALL: ExitCode.CRASH,
 }
 """The code of a rank or an agent that ended by a failure of the class."""

@@ -174,6 +174,7 @@ def trouble_lines(status: FineTuneJobStatus) -> list[str]:
         ConditionType.TRACKING_DEGRADED,
         ConditionType.CHECKPOINT_DEGRADED,
         ConditionType.SHRUNK,
+        ConditionType.PROGRESS_DEGRADED,
         ConditionType.STALLED,
     )
     lines = [

@@ -184,6 +184,29 @@ RULES: list[tuple[str, Any, str]] = [
         "choose one of the allowed values",
     ),
     (
+        "guards.stall",
+        {"action": "Kill"},
+        'spec.guards.stall.action: is not supported (got "Kill"); allowed: Restart, Notify, Off. hint: choose one of '
+        "the allowed values",
+    ),
+    (
+        "guards.stall",
+        {"action": False},
+        "spec.guards.stall.action: has the wrong type (got false); allowed: Restart, Notify, Off. hint: put the value "
+        "in quotes; YAML reads on, off, yes and no as true or false",
+    ),
+    (
+        "guards.stall",
+        {"limitSeconds": "5m"},
+        'spec.guards.stall.limitSeconds: has the wrong type (got "5m"); allowed: a whole number from 5 to 604800. '
+        "hint: write whole digits without quotes, point, underscore or unit",
+    ),
+    (
+        "guards",
+        {"stalls": {}},
+        "spec.guards.stalls: unknown field (got stalls); allowed: stall. hint: did you mean stall?",
+    ),
+    (
         "tracking",
         {},
         "spec.tracking.mlflow: required value is missing (got nothing); allowed: a block of fields. hint: write for "

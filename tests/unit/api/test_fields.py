@@ -57,6 +57,9 @@ NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
     ("recovery.budgets.infrastructure", 0, 1000, "0 fails the job at once, 5 is usual", ()),
     ("recovery.budgets.outOfMemory", 0, 1000, "0 fails the job at once, 5 is usual", ()),
     ("recovery.budgets.storage", 0, 1000, "0 fails the job at once, 5 is usual", ()),
+    ("recovery.budgets.stall", 0, 1000, "0 fails the job at once, 5 is usual", ()),
+    ("guards.stall.limitSeconds", 5, 604_800, "write whole seconds, 300 is five minutes", ()),
+    ("guards.stall.phaseLimitSeconds", 5, 604_800, "write whole seconds, 300 is five minutes", ()),
     ("recovery.backOffSeconds", 0, 3600, "it doubles with every failure in a row", ()),
     ("recovery.terminationGracePeriodSeconds", 5, 86_400, "allow for one step and one checkpoint", ()),
     ("ttlSecondsAfterFinished", 0, 31_536_000, "leave it out to keep the job, 86400 is a day", ()),
@@ -195,6 +198,7 @@ CHOICES = [
     ("training.optimizer.type", ["AdamW"]),
     ("method.objective", ["SupervisedFineTuning"]),
     ("checkpoint.export", ["HuggingFace", "None"]),
+    ("guards.stall.action", ["Restart", "Notify", "Off"]),
     ("parallelism.strategy", ["DDP", "FSDP"]),
 ]
 

@@ -101,14 +101,13 @@ def test_a_failure_shows_evidence_and_hint_until_the_job_completes() -> None:
     assert "last failure" not in view.describe(job(lastFailure=failure, conditions=[complete]))
 
 
-def test_degradations_are_shown() -> None:
-    degraded = {
-        **STATUS["conditions"][0],
-        "type": "TrackingDegraded",
-        "status": "True",
-        "reason": "TrackingUnreachable",
-    }
-    assert "TrackingDegraded: TrackingUnreachable" in view.describe(job(conditions=[degraded]))
+@pytest.mark.parametrize(
+    ("type", "reason"),
+    [("TrackingDegraded", "TrackingUnreachable"), ("ProgressDegraded", "StragglerDetected")],
+)
+def test_degradations_are_shown(type: str, reason: str) -> None:
+    degraded = {**STATUS["conditions"][0], "type": type, "status": "True", "reason": reason}
+    assert f"{type}: {reason}" in view.describe(job(conditions=[degraded]))
 
 
 def test_the_result_names_output_model_and_run() -> None:

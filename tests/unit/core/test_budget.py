@@ -49,6 +49,7 @@ def charge_often(times: int, kind: Kind, recovery: Recovery = RECOVERY, **fields
     [
         (Kind.CRASH, 2, Reason.NO_PROGRESS),
         (Kind.STORAGE, 5, Reason.BUDGET_EXHAUSTED),
+        (Kind.STALL, 2, Reason.NO_PROGRESS),
         (Kind.INFRASTRUCTURE, 10, Reason.BUDGET_EXHAUSTED),
     ],
 )
@@ -66,7 +67,7 @@ def test_an_outage_that_says_the_same_each_time_has_its_whole_budget(
 @pytest.mark.fault("F50")
 @pytest.mark.parametrize(
     ("kind", "budget"),
-    [(Kind.CRASH, 5), (Kind.INFRASTRUCTURE, 10), (Kind.OUT_OF_MEMORY, 2), (Kind.STORAGE, 5)],
+    [(Kind.CRASH, 5), (Kind.INFRASTRUCTURE, 10), (Kind.OUT_OF_MEMORY, 2), (Kind.STORAGE, 5), (Kind.STALL, 5)],
 )
 def test_budget_lasts_exactly_as_often_as_it_says(kind: Kind, budget: int) -> None:
     assert charge_often(budget, kind).stop is None

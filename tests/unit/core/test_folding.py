@@ -297,6 +297,22 @@ def condition(kind: ConditionType) -> FineTuneJobStatus:
         (condition(ConditionType.TRACKING_DEGRADED), {}, [("TrackingDegraded", "False", "AsExpected")]),
         (
             FineTuneJobStatus(),
+            {"stall": "no step was finished"},
+            [("ProgressDegraded", "True", "StallSuspected")],
+        ),
+        (
+            FineTuneJobStatus(),
+            {"straggler": "rank 1 takes 2.2 times as long"},
+            [("ProgressDegraded", "True", "StragglerDetected")],
+        ),
+        (
+            FineTuneJobStatus(),
+            {"stall": "no step was finished", "straggler": "rank 1 takes 2.2 times as long"},
+            [("ProgressDegraded", "True", "StallSuspected")],
+        ),
+        (condition(ConditionType.PROGRESS_DEGRADED), {}, [("ProgressDegraded", "False", "AsExpected")]),
+        (
+            FineTuneJobStatus(),
             {"plan": Plan(precision="BF16", precision_reason="fast here")},
             [("PrecisionChosen", "True", "AsExpected")],
         ),

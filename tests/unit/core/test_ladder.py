@@ -58,12 +58,14 @@ def a_judgement(kind: Kind = Kind.CRASH, signature: str = "s", **fields: object)
         (Kind.INFRASTRUCTURE, 4),
         (Kind.OUT_OF_MEMORY, 5),
         (Kind.STORAGE, 6),
+        (Kind.STALL, 7),
         (Kind.CONFIGURATION, CONFIGURATION_RETRIES),
         (Kind.PREEMPTED, None),
     ],
 )
 def test_each_class_has_its_own_budget(kind: Kind, budget: int | None) -> None:
-    assert budget_of(kind, Budgets(crash=3, infrastructure=4, out_of_memory=5, storage=6)) == budget
+    budgets = Budgets(crash=3, infrastructure=4, out_of_memory=5, storage=6, stall=7)
+    assert budget_of(kind, budgets) == budget
 
 
 # (class, used with this one, same failures in a row, how it ends)
@@ -76,6 +78,9 @@ LIMITS = [
     (Kind.OUT_OF_MEMORY, 3, 1, Reason.BUDGET_EXHAUSTED),
     (Kind.INFRASTRUCTURE, 10, 2, None),
     (Kind.INFRASTRUCTURE, 11, 1, Reason.BUDGET_EXHAUSTED),
+    (Kind.STALL, 5, 2, None),
+    (Kind.STALL, 6, 1, Reason.BUDGET_EXHAUSTED),
+    (Kind.STALL, 3, 3, Reason.NO_PROGRESS),
     (Kind.STORAGE, 5, 2, None),
     (Kind.STORAGE, 6, 2, Reason.BUDGET_EXHAUSTED),
     (Kind.CONFIGURATION, 1, 1, None),
@@ -94,7 +99,7 @@ def test_where_the_tries_end(kind: Kind, used: int, same: int, ends: str | None)
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_budget_of_nothing_ends_at_once_but_for_preemption(kind: Kind) -> None:
-    nothing = Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0))
+    nothing = Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0))
     made = charge(BudgetUse(), a_judgement(kind), nothing, Place(0, 1, "u"))
     assert (made.stop is None) is (kind in (Kind.PREEMPTED, Kind.CONFIGURATION))
 
@@ -312,7 +317,9 @@ def test_count_survives_being_written_and_read(recovery: Recovery, failures: lis
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 60))
 def test_preemptions_never_cost_wait_or_end(times: int) -> None:
-    history = History(Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0)))
+    history = History(
+        Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0))
+    )
     for _ in range(times):
         made = history.fail(a_judgement(Kind.PREEMPTED))
         assert (made.stop, made.delay_seconds, made.use) == (None, 0.0, BudgetUse())

@@ -139,6 +139,19 @@ HINTED: list[tuple[str, str]] = [
         "checkpoint.keepLast",
     ),
     (
+        messages.degraded(
+            Reason.STALL_SUSPECTED, "no step was finished for more than 300 s, the last was 40"
+        ),
+        "no step was finished for more than 300 s, the last was 40. hint: nothing is restarted: `windlass logs NAME "
+        "--rank N` has each rank's stacks; set guards.stall.limitSeconds with action Restart to have such runs "
+        "restarted",
+    ),
+    (
+        messages.degraded(Reason.STRAGGLER_DETECTED, "rank 1 takes 2.2 times as long as the others"),
+        "rank 1 takes 2.2 times as long as the others. hint: training goes on at the pace of the slowest rank; look at "
+        "that node's other work, clocks and temperature",
+    ),
+    (
         messages.quota_partial(2, 8, 160.0, "exceeded quota: small, used: pods=2, limited: pods=2."),
         "the namespace's quota admits 2 of 8 pods, which are given back; the next try waits 160 s: exceeded quota: "
         "small, used: pods=2, limited: pods=2. hint: `kubectl describe resourcequota` shows used and limit; raise it, "

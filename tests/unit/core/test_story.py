@@ -107,6 +107,24 @@ CHANGES: list[tuple[str, FineTuneJobStatus, FineTuneJobStatus, list[str]]] = [
         [],
     ),
     (
+        "stands still after it was slow",
+        state(degraded("True", Reason.STRAGGLER_DETECTED, "slow", T.PROGRESS_DEGRADED)),
+        state(degraded("True", Reason.STALL_SUSPECTED, "still", T.PROGRESS_DEGRADED)),
+        ["Warning StallSuspected: still"],
+    ),
+    (
+        "slow, in other words",
+        state(degraded("True", Reason.STRAGGLER_DETECTED, "one", T.PROGRESS_DEGRADED)),
+        state(degraded("True", Reason.STRAGGLER_DETECTED, "two", T.PROGRESS_DEGRADED)),
+        [],
+    ),
+    (
+        "moves again",
+        state(degraded("True", Reason.STALL_SUSPECTED, "still", T.PROGRESS_DEGRADED)),
+        state(degraded("False", Reason.AS_EXPECTED, "", T.PROGRESS_DEGRADED)),
+        [],
+    ),
+    (
         "healed",
         state(degraded("True", Reason.SAVE_FAILED, "one")),
         state(degraded("False", Reason.AS_EXPECTED, "")),

@@ -234,6 +234,12 @@ def test_recovery_is_told_once_it_is_over() -> None:
     assert events_between(after, after) == ()
 
 
-@pytest.mark.parametrize("reason", [Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED, Reason.STORAGE_FULL])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        *(Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED, Reason.STORAGE_FULL),
+        *(Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED),
+    ],
+)
 def test_degradations_have_a_hint(reason: Reason) -> None:
     assert ". hint: " in messages.degraded(reason, "it broke.")

@@ -22,12 +22,14 @@ from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.messages import (
     UPWARD,
     Beat,
+    Dump,
     Exited,
     Finish,
     Hello,
     Idle,
     Leaving,
     Ready,
+    Stacks,
     Start,
     Stop,
     Upward,
@@ -45,10 +47,14 @@ class Host:
     def __init__(self) -> None:
         self.incarnation = 0
         self.stops: list[str] = []
+        self.dumps: list[int] = []
         self.stuck = False
 
     def stop(self, mode: str) -> None:
         self.stops.append(mode)
+
+    def dump(self, incarnation: int) -> None:
+        self.dumps.append(incarnation)
 
     async def kill_and_wait(self, limit_seconds: float) -> bool:
         self.stop("Kill")
@@ -210,6 +216,16 @@ async def test_it_starts_and_stops_ranks_as_told(scene: Scene) -> None:
     await until(lambda: scene.pod.host.stops == ["Save"])
     link.send(Stop(incarnation=3, mode="Kill"))
     await until(lambda: scene.pod.host.stops == ["Save", "Kill"])
+
+
+async def test_it_has_its_ranks_asked_for_their_stacks(scene: Scene) -> None:
+    await scene.lead()
+    link = await scene.joined()
+    await trains(scene, link)
+    link.send(Dump(incarnation=3))
+    await until(lambda: scene.pod.host.dumps == [3])
+    scene.pod.sink(Stacks(incarnation=3, rank=1, state="S", lines=["Thread 0x1"]))
+    assert (await scene.hears(link, Stacks)).lines == ["Thread 0x1"]
 
 
 async def test_an_order_for_another_incarnation_touches_no_rank(scene: Scene) -> None:

@@ -176,6 +176,14 @@ def test_the_log_of_who_failed_first_is_kept_beside_its_incarnation(store: RunSt
     assert store.read("logs/incarnation-00000007-rank-3.log").decode() == "one\nzwölf\n"
 
 
+def test_stacks_are_kept_beside_the_log_of_the_same_rank(store: RunStore, memoir: Memoir) -> None:
+    memoir.note(ev.KeepLog(incarnation=7, rank=3, lines=("Thread 0x1",), what="stacks"))
+    memoir.note(ev.KeepLog(incarnation=7, rank=3, lines=("one",)))
+    written(memoir)
+    assert store.read("logs/incarnation-00000007-rank-3.stacks.log").decode() == "Thread 0x1\n"
+    assert store.read("logs/incarnation-00000007-rank-3.log").decode() == "one\n"
+
+
 ODD_ROWS: list[tuple[str, dict[str, Any]]] = [
     ("a state of another version", {"at": 5.0, "state": "Dreaming"}),
     ("a plan of another form", {"at": 5.0, "plan": "many steps"}),

@@ -16,8 +16,9 @@ import pytest
 
 from windlass.api.contract import RankContext
 from windlass.api.meta import Phase
+from windlass_workloads.agent.dumps import catches
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
-from windlass_workloads.agent.messages import Exited, Idle, Said, Upward
+from windlass_workloads.agent.messages import Exited, Idle, Said, Stacks, Upward
 from windlass_workloads.agent.ranks import RankHost
 from windlass_workloads.agent.reaper import Ending, Reaper
 from workloads.agent.support import config, state_of
@@ -223,3 +224,38 @@ async def test_signal_that_ends_a_rank_is_told(tmp_path: Path, number: signal.Si
     host.start(4, contexts(tmp_path, 1))
     await until(lambda: host.incarnation == 0)
     assert (exits(told)[0].signal, exits(told)[0].code) == (number, 128 + number)
+
+
+def answer_when_asked(_: int) -> None:
+    os.dup2(1, 2)
+    faulthandler.register(signal.SIGUSR1, file=2)
+    os.write(1, b"asked for nothing yet\n")
+    time.sleep(60)
+
+
+async def test_ranks_tell_their_stacks_when_asked_and_go_on(tmp_path: Path) -> None:
+    parent = SimpleParent(answer_when_asked)
+    host, told = host_with(parent)
+    host.start(4, contexts(tmp_path))
+    await until(lambda: len(parent.made) == 2 and all(catches(each, signal.SIGUSR1) for each in parent.made))
+    os.kill(parent.made[1], signal.SIGSTOP)
+    await until(lambda: state_of(parent.made[1]) == "T")
+    host.dump(4)
+    await until(lambda: sum(isinstance(each, Stacks) for each in told) == 2)
+    found = {each.rank: each for each in told if isinstance(each, Stacks)}
+    assert found[0].incarnation == 4
+    assert any("in answer_when_asked" in line for line in found[0].lines)
+    assert (found[1].state, found[1].lines) == ("T", [])
+    assert host.incarnation == 4
+    assert await host.kill_and_wait(5)
+
+
+@pytest.mark.parametrize("incarnation", [3, 5])
+async def test_ranks_of_another_incarnation_are_not_asked(tmp_path: Path, incarnation: int) -> None:
+    parent = SimpleParent(answer_when_asked)
+    host, told = host_with(parent)
+    host.start(4, contexts(tmp_path, 1))
+    await until(lambda: parent.made and catches(parent.made[0], signal.SIGUSR1))
+    host.dump(incarnation)
+    assert await host.kill_and_wait(5)
+    assert not any(isinstance(each, Stacks) for each in told)

@@ -106,6 +106,27 @@ def test_seconds_without_a_leader_are_down_and_all_seconds_are_told(tmp_path: Pa
     assert row.seconds.total == pytest.approx(totals.down + totals.recovering, abs=1.0)
 
 
+@pytest.mark.fault("F40")
+def test_seconds_in_which_nothing_moved_are_recovering_and_no_training(tmp_path: Path) -> None:
+    saga = Saga(tmp_path, stall={"limitSeconds": 20}).lead()
+    saga.work(20)
+    saga.save()
+    saga.work(3)
+    stood = saga.now
+    for _ in range(30):
+        saga.wait(1.0)
+    saga.work(1)
+    saga.finish()
+    saga.check()
+    (row,) = saga.rows
+    assert (row.failure_class, row.from_step, row.resumed_step) == (FailureClass.STALL, 23, 20)
+    assert row.at.timestamp() == pytest.approx(stood, abs=2.0)
+    assert 26.0 < row.seconds.detect < 38.0, "its limit, and the wait for stacks"
+    totals = saga.past.totals.at(saga.now)
+    assert totals.recovering == pytest.approx(row.seconds.total, abs=1.0)
+    assert totals.training == pytest.approx(stood - saga.began, abs=10.0)
+
+
 def test_a_recovery_cut_short_by_the_next_fault_has_its_own_row(tmp_path: Path) -> None:
     saga = Saga(tmp_path).lead()
     saga.work(4)

@@ -124,11 +124,13 @@ def test_options_of_tests_and_benchmarks() -> None:
     words = (
         "--run-config /a/run.json --bind 127.0.0.1 --port 7 --termination-log /t --ca-file /c --token-file /k"
     )
-    limits = "--heartbeat-seconds 0.5 --silence-seconds 2 --stop-seconds 3"
+    limits = "--heartbeat-seconds 0.5 --silence-seconds 2 --stop-seconds 3 --pace-window-seconds 1"
     given = options_from(f"{words} {limits}".split())
     assert (str(given.run_config), given.bind, given.port) == ("/a/run.json", "127.0.0.1", 7)
     assert (str(given.termination_log), str(given.ca_file), str(given.token_file)) == ("/t", "/c", "/k")
-    assert given.limits == Limits(heartbeat_seconds=0.5, silence_seconds=2.0, stop_seconds=3.0)
+    assert given.limits == Limits(
+        heartbeat_seconds=0.5, silence_seconds=2.0, stop_seconds=3.0, pace_window_seconds=1.0
+    )
     assert options_from([]).limits == Limits()
     assert options_from([]).port == meta.AGENT_PORT
     assert options_from([]).bind == ""

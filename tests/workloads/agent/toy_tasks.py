@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -101,7 +102,9 @@ def fault(store: RunStore, rank: object, step: int) -> None:
 
 def act(order: str, store: RunStore) -> None:
     kind, _, text = order.partition(" ")
-    if kind == "signal":
+    if kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "signal":
         os.kill(os.getpid(), int(text))
     elif kind == "raise":
         raise RuntimeError(text)
@@ -209,6 +212,8 @@ def train(context: RankContext, channel: RankChannel) -> None:
     channel.phase(Phase.TRAIN)
     if step < total:
         channel.forward(step + 1)
+    slow = context.rank == int(os.environ.get("TOY_SLOW_RANK", "-1"))
+    told = time.monotonic()
     while step < total:
         leave = barrier.meet(int(channel.save_requested))
         if leave:
@@ -218,13 +223,13 @@ def train(context: RankContext, channel: RankChannel) -> None:
             barrier.meet(0)
             return
         step += 1
+        began = time.monotonic()
         fault(store, context.rank, step)
-        time.sleep(step_seconds)
-        channel.step(
-            RankEvent(
-                type="Step", at=time.time(), step=step, loss=1.0 / step, tokens=64, seconds=step_seconds
-            )
-        )
+        time.sleep(step_seconds * (3 if slow else 1))
+        now = time.monotonic()
+        seconds = {"seconds": max(now - told, step_seconds), "own_seconds": now - began}
+        channel.step(RankEvent(type="Step", at=time.time(), step=step, loss=1.0 / step, tokens=64, **seconds))
+        told = now
         if (
             context.rank == 0
             and step % every == 0

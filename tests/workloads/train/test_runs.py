@@ -40,10 +40,13 @@ def test_a_run_says_what_it_does_in_order(make_job):
     kinds = [event.type if event.type != "Phase" else event.phase for event in run.events[0]]
     assert kinds == [
         *(Phase.RENDEZVOUS, Phase.LOAD, "Plan", Phase.TRAIN, "Forward", "Step", "Step"),
-        *(Phase.VALIDATE, "Validation", Phase.TRAIN, "Step", "Checkpoint", "Step"),
-        *(Phase.VALIDATE, "Validation", Phase.TRAIN, "Checkpoint", Phase.EXPORT, "Done"),
+        *(Phase.VALIDATE, "Validation", Phase.TRAIN, "Step"),
+        *(Phase.SAVE, "Checkpoint", Phase.TRAIN, "Step"),
+        *(Phase.VALIDATE, "Validation", Phase.TRAIN, Phase.SAVE, "Checkpoint", Phase.TRAIN),
+        *(Phase.EXPORT, "Done"),
     ]
     step = run.of("Step")[-1]
+    assert 0 < step.own_seconds < step.seconds
     assert step.tokens > 0
     assert 0 <= step.data_wait_seconds < step.seconds
     assert step.learning_rate == pytest.approx(

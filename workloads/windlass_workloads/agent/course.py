@@ -23,6 +23,7 @@ from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS, Limits
 from windlass_workloads.agent.launch import prepare_context, rank_contexts
 from windlass_workloads.agent.life import Life
 from windlass_workloads.agent.messages import (
+    Dump,
     Finish,
     Hello,
     Start,
@@ -420,7 +421,7 @@ class Course:
             for local in range(per_node)
         }
 
-    def _tell(self, member: Member, message: Start | Stop | Finish) -> None:
+    def _tell(self, member: Member, message: Start | Stop | Finish | Dump) -> None:
         self._out.append(ev.Tell(member.hello.pod_uid, message))
 
     def _mark(self, state: State, *, at: float | None = None, left: Literal["", "Pod", "Whole"] = "") -> None:

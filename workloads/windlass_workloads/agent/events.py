@@ -190,11 +190,12 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class KeepLog:
-    """Keep the log's end of the first rank that failed."""
+    """Keep the log's end of the first rank that failed, or the stacks of a rank of a gang that stands still."""
 
     incarnation: int
     rank: int
     lines: tuple[str, ...]
+    what: Literal["log", "stacks"] = "log"
 
 
 @dataclass(frozen=True, slots=True)

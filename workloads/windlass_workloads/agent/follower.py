@@ -15,6 +15,7 @@ from windlass_workloads.agent.messages import (
     DOWNWARD,
     Beat,
     Downward,
+    Dump,
     Finish,
     Leaving,
     Start,
@@ -112,6 +113,8 @@ class Follower:
         elif isinstance(message, Stop):
             if message.incarnation == self._pod.host.incarnation:
                 self._pod.host.stop(message.mode)
+        elif isinstance(message, Dump):
+            self._pod.host.dump(message.incarnation)
         elif isinstance(message, Finish):
             self._pod.end(message.verdict)
 

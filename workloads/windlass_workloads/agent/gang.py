@@ -15,9 +15,10 @@ from windlass.core.failure.classify import classify
 from windlass.core.failure.evidence import End
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RecoveryClock
-from windlass_workloads.agent.course import WORKING, Course, Mode, cause_of
+from windlass_workloads.agent.course import WORKING, Mode, cause_of
 from windlass_workloads.agent.events import State
 from windlass_workloads.agent.failures import unclaimable
+from windlass_workloads.agent.guarding import Guarded
 from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.life import Life, pod_end
 from windlass_workloads.agent.messages import (
@@ -28,11 +29,12 @@ from windlass_workloads.agent.messages import (
     Leaving,
     Ready,
     Said,
+    Stacks,
 )
 from windlass_workloads.agent.roster import Member
 
 
-class Gang(Course):
+class Gang(Guarded):
     """State of one leader. `handle` is the only way in."""
 
     def __init__(self, config: RunConfig, limits: Limits, *, memory_group: bool = False) -> None:
@@ -56,6 +58,7 @@ class Gang(Course):
             Idle: self._idle,
             Leaving: self._leaves,
             Broken: self._broken,
+            Stacks: self._stacks,
         }
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
@@ -198,6 +201,7 @@ class Gang(Course):
         event = message.event
         if life.task == "prepare":
             return
+        self._follow_progress(event)
         if event.type == "Checkpoint" and event.checkpoint is not None:
             self.ledger_step = max(self.ledger_step, event.checkpoint.step)
             self.wants_gang = False
@@ -288,6 +292,7 @@ class Gang(Course):
     def _tick(self, _: ev.Tick) -> None:
         if self.elastic.may_shrink:
             self._breathe()
+        self._look()
         if self._deadline is None or self._now < self._deadline:
             return
         self._deadline = None

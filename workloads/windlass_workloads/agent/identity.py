@@ -48,6 +48,7 @@ class Limits:
     retry_seconds: float = 0.25
     stop_seconds: float = 30.0
     straggler_seconds: float = 120.0
+    pace_window_seconds: float = 10.0
     farewell_seconds: float = 3.0
     import_seconds: float = 300.0
     # Longer than any sign of life is late, shorter than the imports that go on meanwhile.
@@ -95,6 +96,7 @@ def options_from(arguments: Sequence[str]) -> Options:
     parser.add_argument("--stop-seconds", type=float, default=default.stop_seconds)
     parser.add_argument("--import-seconds", type=float, default=default.import_seconds)
     parser.add_argument("--quiet-seconds", type=float, default=default.quiet_seconds)
+    parser.add_argument("--pace-window-seconds", type=float, default=default.pace_window_seconds)
     given = parser.parse_args(arguments)
     limits = Limits(
         heartbeat_seconds=given.heartbeat_seconds,
@@ -102,6 +104,7 @@ def options_from(arguments: Sequence[str]) -> Options:
         stop_seconds=given.stop_seconds,
         import_seconds=given.import_seconds,
         quiet_seconds=given.quiet_seconds,
+        pace_window_seconds=given.pace_window_seconds,
     )
     return Options(
         run_config=given.run_config,

@@ -20,7 +20,7 @@ from windlass_workloads.agent.claims import Claims
 from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS
 from windlass_workloads.agent.memoir import Memoir
-from windlass_workloads.agent.messages import UPWARD, Beat, Downward, Finish, Said, Start, Stop, Upward
+from windlass_workloads.agent.messages import UPWARD, Beat, Downward, Dump, Finish, Said, Start, Stop, Upward
 from windlass_workloads.agent.oom import kills_whole_container
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.agent.reports import Reporter
@@ -220,6 +220,8 @@ class Leader:
             self._pod.start_ranks(message)
         elif isinstance(message, Stop):
             self._pod.host.stop(message.mode)
+        elif isinstance(message, Dump):
+            self._pod.host.dump(message.incarnation)
         elif isinstance(message, Finish):
             self._pod.end(message.verdict)
 

@@ -113,7 +113,8 @@ class Memoir:
         self._do(self._store.append_line, name, row)
 
     def _keep_log(self, command: ev.KeepLog) -> None:
-        name = f"{LOGS}/incarnation-{command.incarnation:08d}-rank-{command.rank}.log"
+        kind = "log" if command.what == "log" else f"{command.what}.log"
+        name = f"{LOGS}/incarnation-{command.incarnation:08d}-rank-{command.rank}.{kind}"
         self._do(self._store.write, name, "\n".join([*command.lines, ""]).encode())
 
     def _write_sign(self, data: bytes) -> None:

@@ -63,6 +63,19 @@ class Idle(StatusModel):
     incarnation: int
 
 
+class Stacks(StatusModel):
+    """Where a rank is: what it wrote when asked, and its process's state as in /proc/PID/stat.
+
+    Without lines it did not answer: it is stopped, hangs in the kernel, or is not ours to ask.
+    """
+
+    type: Literal["Stacks"] = "Stacks"
+    incarnation: int
+    rank: int
+    state: str = ""
+    lines: list[str] = Field(default_factory=list)
+
+
 class Leaving(StatusModel):
     """The pod was asked to end (SIGTERM); it stays until the leader lets it go or its limit passes."""
 
@@ -100,6 +113,13 @@ class Stop(StatusModel):
     mode: Literal["Kill", "Save"]
 
 
+class Dump(StatusModel):
+    """Have the ranks write their stacks, and send them as Stacks."""
+
+    type: Literal["Dump"] = "Dump"
+    incarnation: int
+
+
 class Finish(StatusModel):
     """Write this verdict and exit."""
 
@@ -107,8 +127,8 @@ class Finish(StatusModel):
     verdict: Verdict
 
 
-Upward = Ready | Said | Exited | Idle | Leaving | Broken | Beat
-Downward = Start | Stop | Finish | Beat
+Upward = Ready | Said | Exited | Idle | Stacks | Leaving | Broken | Beat
+Downward = Start | Stop | Dump | Finish | Beat
 
 UPWARD: TypeAdapter[Upward] = TypeAdapter(Annotated[Upward, Field(discriminator="type")])
 DOWNWARD: TypeAdapter[Downward] = TypeAdapter(Annotated[Downward, Field(discriminator="type")])

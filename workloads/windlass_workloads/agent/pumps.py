@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from windlass_workloads.agent.console import show_now
@@ -79,16 +79,30 @@ class LogPump:
         self._show = show
         self._prefix = f"[{prefix}] ".encode()
         self._kept: deque[str] = deque(maxlen=KEPT_LINES)
+        self._listeners: list[list[str]] = []
         self._pump = LinePump(descriptor, self._on_line)
 
     def tail(self, lines: int = KEPT_LINES) -> list[str]:
         """The last lines, oldest first."""
         return list(self._kept)[-lines:]
 
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[list[str]]:
+        """A list of the lines that come meanwhile, oldest first."""
+        lines: list[str] = []
+        self._listeners.append(lines)
+        try:
+            yield lines
+        finally:
+            self._listeners = [each for each in self._listeners if each is not lines]
+
     async def drain(self, limit_seconds: float) -> None:
         """Waits a little for the end of the log."""
         await self._pump.drain(limit_seconds)
 
     def _on_line(self, line: bytes) -> None:
-        self._kept.append(line.decode(errors="replace")[:KEPT_CHARACTERS])
+        text = line.decode(errors="replace")[:KEPT_CHARACTERS]
+        self._kept.append(text)
+        for lines in self._listeners:
+            lines.append(text)
         self._show(self._prefix + line + b"\n")

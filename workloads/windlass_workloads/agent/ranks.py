@@ -22,8 +22,9 @@ from windlass.api.contract import RankContext, RankEvent
 from windlass.api.meta import Phase
 from windlass_workloads.agent import oom
 from windlass_workloads.agent.console import show_now
+from windlass_workloads.agent.dumps import stacks_of
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
-from windlass_workloads.agent.messages import Exited, Idle, Said, Upward
+from windlass_workloads.agent.messages import Exited, Idle, Said, Stacks, Upward
 from windlass_workloads.agent.pumps import LinePump, LogPump
 from windlass_workloads.agent.reaper import Ending, Reaper
 
@@ -42,6 +43,7 @@ class Rank:
     descriptor: int
     """pidfd, -1 once the process is reaped."""
     ending: asyncio.Future[Ending]
+    output: LogPump
     ordered: bool = False
     watcher: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -63,6 +65,7 @@ class RankHost:
         self._ranks: dict[int, Rank] = {}
         self._starting: asyncio.Task[None] | None = None
         self._building: asyncio.Task[None] | None = None
+        self._dumps: set[asyncio.Task[None]] = set()
         self._abandoned = asyncio.Event()
         self._saving = False
         self._oom_before = 0
@@ -92,6 +95,20 @@ class RankHost:
             if mode == "Kill" and not rank.ending.done():
                 rank.ordered = True
             self._signal(rank, signal.SIGKILL if mode == "Kill" else signal.SIGTERM)
+
+    def dump(self, incarnation: int) -> None:
+        """Has the ranks write their stacks, and tells what each wrote."""
+        if incarnation != self.incarnation:
+            return
+        for rank in self._ranks.values():
+            task = asyncio.get_running_loop().create_task(self._dump(rank))
+            self._dumps.add(task)
+            task.add_done_callback(self._dumps.discard)
+
+    async def _dump(self, rank: Rank) -> None:
+        state, lines = await stacks_of(rank.process, rank.descriptor, rank.output)
+        context = rank.context
+        self._tell(Stacks(incarnation=context.incarnation, rank=context.rank, state=state, lines=lines))
 
     async def kill_and_wait(self, limit_seconds: float) -> bool:
         """Kills all ranks and waits until they are gone; False when the limit passes first."""
@@ -154,12 +171,12 @@ class RankHost:
             os.close(log_writer)
         ending = self._reaper.claim(process)
         descriptor = -1 if ending.done() else os.pidfd_open(process)
-        rank = Rank(context=context, process=process, descriptor=descriptor, ending=ending)
-        self._ranks[context.rank] = rank
-        events = LinePump(event_reader, lambda line: self._on_event(context, line))
         name = "prepare" if context.task == "prepare" else f"rank {context.rank}"
         output = LogPump(log_reader, name, self._show)
-        rank.watcher = asyncio.get_running_loop().create_task(self._watch(rank, events, output))
+        rank = Rank(context=context, process=process, descriptor=descriptor, ending=ending, output=output)
+        self._ranks[context.rank] = rank
+        events = LinePump(event_reader, lambda line: self._on_event(context, line))
+        rank.watcher = asyncio.get_running_loop().create_task(self._watch(rank, events))
         if self._abandoned.is_set():
             rank.ordered = True
             self._signal(rank, signal.SIGKILL)
@@ -175,14 +192,14 @@ class RankHost:
             return
         self._tell(Said(incarnation=context.incarnation, event=event))
 
-    async def _watch(self, rank: Rank, events: LinePump, output: LogPump) -> None:
+    async def _watch(self, rank: Rank, events: LinePump) -> None:
         result = await rank.ending
         at = time.time()
         if rank.descriptor >= 0:
             os.close(rank.descriptor)
             rank.descriptor = -1
         # What the rank said last (Saved, Done, Failure) must arrive before its end does.
-        await asyncio.gather(events.drain(DRAIN_SECONDS), output.drain(DRAIN_SECONDS))
+        await asyncio.gather(events.drain(DRAIN_SECONDS), rank.output.drain(DRAIN_SECONDS))
         killed_for_memory = result.signal == signal.SIGKILL and oom.count() > self._oom_before
         self._tell(
             Exited(
@@ -193,7 +210,7 @@ class RankHost:
                 oom=killed_for_memory,
                 ordered=rank.ordered and result.signal == signal.SIGKILL,
                 at=at,
-                tail=output.tail(TAIL_LINES),
+                tail=rank.output.tail(TAIL_LINES),
             )
         )
         self._ranks.pop(rank.context.rank, None)

@@ -168,6 +168,8 @@ def build_report(
         nodes=len(gang.life.crew) if gang.life is not None and gang.life.task == "train" else None,
         wanted="RecreateGang" if gang.wants_gang else "Nothing",
         save_error=view.save_error,
+        stall=gang.stall_notice,
+        straggler=gang.straggler_notice,
         tracking=view.tracking,
         tracking_error=view.tracking_error,
         output=view.output,

@@ -27,6 +27,7 @@ from windlass_workloads.train.export import export
 from windlass_workloads.train.failures import NotFinite
 from windlass_workloads.train.meters import StepTimer
 from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
+from windlass_workloads.train.own_time import OwnTime
 from windlass_workloads.train.plan import make_plan
 from windlass_workloads.train.ports import Channel, Reporter
 from windlass_workloads.train.tracking import Tracker, open_tracker
@@ -82,9 +83,11 @@ def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) 
             if done.stop:
                 stop_here(job, report, step=step, saved=saved)
             if due(step, job.spec.checkpoint.every_steps, last=last):
+                report.phase(Phase.SAVE)
                 tracker.keep()
                 job.writer.save(step, blocking=last, validation_loss=validation_loss)
                 saved = step
+                report.phase(Phase.TRAIN)
 
         # --- end --------------------------------------------------------------------------------
         result = job.writer.wait()
@@ -124,6 +127,7 @@ def take_step(
 
     `begin` is told the step when its batches are made and the first forward is next.
     """
+    own = OwnTime(job.runtime.device, job.strategy.meeting)
     began = time.perf_counter()
     batches, totals = make_batches(job, step)
     timer.wait_over(began)
@@ -133,12 +137,15 @@ def take_step(
     for place, batch in enumerate(batches):
         last = place == len(batches) - 1
         with job.strategy.micro_batch(last=last):
+            own.forward()
             part = loss_sum(job.strategy.forward, batch, choose_logits=job.chooses_logits) / totals.targets
+            own.backward(last=last)
             job.strategy.backward(part, last=last)
         loss += part.detach()
     rate = job.schedule.rate(step)
     norm = job.strategy.step(rate)
     whole_loss, stop = job.runtime.sum_over_ranks(float(loss), float(job.runtime.channel.save_requested))
+    timer.own = own.seconds()
     if not math.isfinite(whole_loss) or not math.isfinite(norm):
         raise NotFinite(f"step {step}: loss {whole_loss}, gradient norm {norm}, learning rate {rate}")
     return Done(whole_loss, norm, rate, totals.tokens, totals.squares, stop > 0)
@@ -194,6 +201,7 @@ def tell_step(
         loss=done.loss,
         tokens=done.tokens,
         seconds=seconds,
+        own_seconds=timer.own,
         data_wait_seconds=timer.data_wait,
         learning_rate=done.rate,
         gradient_norm=done.gradient_norm,

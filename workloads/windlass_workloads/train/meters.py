@@ -77,10 +77,11 @@ def work_of(model: Any, *, recomputed: bool) -> Work:
 
 @dataclass(slots=True)
 class StepTimer:
-    """Seconds of one step, and the part of them spent waiting for data."""
+    """Seconds of one step, the part spent waiting for data, and the rank's own before it met the others."""
 
     started: float = field(default_factory=time.perf_counter)
     data_wait: float = 0.0
+    own: float | None = None
 
     def wait_over(self, since: float) -> None:
         """Data were waited for since then."""

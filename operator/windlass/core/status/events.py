@@ -16,6 +16,11 @@ from windlass.core.status import messages
 from windlass.core.status.conditions import find, is_true
 
 EVENTS_PER_WRITE = 8
+DEGRADATIONS = (
+    ConditionType.TRACKING_DEGRADED,
+    ConditionType.CHECKPOINT_DEGRADED,
+    ConditionType.PROGRESS_DEGRADED,
+)
 
 
 def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[Event, ...]:
@@ -56,10 +61,13 @@ def states(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Even
 
 
 def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
-    """Tracking or saving has become degraded."""
-    for kind in (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED):
-        found = find(after.conditions, kind)
-        if found is not None and found.status == "True" and not is_true(before.conditions, kind):
+    """Tracking, saving or the run's progress has become degraded, or so in another way."""
+    for kind in DEGRADATIONS:
+        old, found = find(before.conditions, kind), find(after.conditions, kind)
+        if found is None or found.status != "True":
+            continue
+        turned = kind is ConditionType.PROGRESS_DEGRADED and old is not None and old.reason != found.reason
+        if turned or not is_true(before.conditions, kind):
             yield event("Warning", found.reason, found.message)
 
 

@@ -284,11 +284,15 @@ def precision_chosen(precision: str, why: str | None) -> str:
 
 
 def degraded(reason: Reason, error: str) -> str:
-    """TrackingDegraded and CheckpointDegraded."""
+    """TrackingDegraded, CheckpointDegraded and ProgressDegraded."""
     hints = {
         Reason.TRACKING_UNREACHABLE: "training goes on, metrics are kept; check tracking.mlflow.uri",
         Reason.SAVE_FAILED: "training goes on with the last good checkpoint; look at the store's volume",
         Reason.STORAGE_FULL: "the last good checkpoint stays; enlarge the claim or lower checkpoint.keepLast",
+        Reason.STALL_SUSPECTED: "nothing is restarted: `windlass logs NAME --rank N` has each rank's stacks; set "
+        "guards.stall.limitSeconds with action Restart to have such runs restarted",
+        Reason.STRAGGLER_DETECTED: "training goes on at the pace of the slowest rank; look at that node's other "
+        "work, clocks and temperature",
     }
     return hinted(error.rstrip("."), hints[reason])
 

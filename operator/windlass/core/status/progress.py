@@ -117,6 +117,9 @@ def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
     full = report.save_error is not None and STORAGE_FULL.search(report.save_error)
     reason = Reason.STORAGE_FULL if full else Reason.SAVE_FAILED
     yield from _degraded(status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error)
+    # A run that stands still is worse news than one that is slow.
+    slow = Reason.STALL_SUSPECTED if report.stall is not None else Reason.STRAGGLER_DETECTED
+    yield from _degraded(status, ConditionType.PROGRESS_DEGRADED, slow, report.stall or report.straggler)
     if report.plan is not None and report.plan.precision is not None:
         text = messages.precision_chosen(report.plan.precision, report.plan.precision_reason)
         yield Aspect(ConditionType.PRECISION_CHOSEN, "True", Reason.AS_EXPECTED, text)

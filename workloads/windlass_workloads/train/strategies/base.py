@@ -15,6 +15,7 @@ from torch import nn
 
 from windlass.api.finetune import FineTuneJobSpec
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
+from windlass_workloads.train.own_time import Meeting
 
 CPU = torch.device("cpu")
 
@@ -43,6 +44,8 @@ class Strategy(Protocol):
     """Ranks sharing one model's training."""
 
     name: str
+    meeting: Meeting
+    """Where ranks first wait for each other in a step."""
     module: Any
     """The wrapped model, for switching between training and evaluation."""
 

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import ReplicatedState
+from windlass_workloads.train.own_time import Meeting
 from windlass_workloads.train.replicas import require_equal
 from windlass_workloads.train.strategies.base import (
     CPU,
@@ -27,6 +28,7 @@ class DDP:
     """torch's DistributedDataParallel; a single rank goes without."""
 
     name = "DDP"
+    meeting = Meeting.LAST_BACKWARD
 
     def __init__(self, model: Any, setting: Setting) -> None:
         self.setting = setting

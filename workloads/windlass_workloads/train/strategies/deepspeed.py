@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from windlass_workloads.checkpoint.deepspeed import DeepSpeedState
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
+from windlass_workloads.train.own_time import Meeting
 from windlass_workloads.train.strategies.base import CPU, Setting, make_optimizer, set_rate
 
 DEFAULT_STAGE = 2
@@ -74,6 +75,8 @@ class DeepSpeed:
         self.setting = setting
         self.stage = setting.spec.parallelism.zero_stage or DEFAULT_STAGE
         self.name = f"ZeRO-{self.stage}"
+        # Stage 3 gathers weights for each layer; below, gradients may be reduced in any backward.
+        self.meeting = Meeting.FORWARD if self.stage == 3 else Meeting.BACKWARD
         model = model.to(setting.device)
         self.engine, *_ = deepspeed.initialize(
             model=model,

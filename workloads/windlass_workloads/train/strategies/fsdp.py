@@ -14,6 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import TorchState
+from windlass_workloads.train.own_time import Meeting
 from windlass_workloads.train.strategies.base import Setting, clip, decoder_layers, make_optimizer, set_rate
 
 
@@ -21,6 +22,7 @@ class FSDP:
     """fully_shard on each decoder layer and on the rest; weights stay fp32, bf16 is only computed in."""
 
     name = "FSDP"
+    meeting = Meeting.FORWARD
 
     def __init__(self, model: Any, setting: Setting) -> None:
         self.setting = setting

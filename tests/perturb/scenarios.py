@@ -10,7 +10,8 @@ from typing import Any
 from perturb.operator_model import Operator
 from perturb.world import Api, Body, Gang, stamp
 from windlass.api import meta
-from windlass.api.meta import ExitCode, FailureClass, Reason
+from windlass.api.contract import Suspicion, Verdict
+from windlass.api.meta import Exclusion, ExitCode, FailureClass, Reason, SuspectReason
 from windlass.api.status import Failure
 
 Action = Callable[["World"], None]
@@ -129,6 +130,29 @@ def node_dies(index: int) -> Action:
     return act
 
 
+def only_nodes(*names: str) -> Action:
+    def act(world: World) -> None:
+        world.gang.nodes = names
+
+    return act
+
+
+def pod_leaves_its_node(index: int, exclusion: Exclusion) -> Action:
+    """The leader lets a pod go because of its node."""
+
+    def act(world: World) -> None:
+        against = Suspicion(
+            reason=SuspectReason.DEVICE_ERROR,
+            exclusion=exclusion,
+            failure_class=FailureClass.INFRASTRUCTURE,
+            evidence=["Xid 79"],
+        )
+        verdict = Verdict(result="Preempted", step=world.gang.store.step, suspicion=against)
+        world.gang.end(world.pod(index), ExitCode.PREEMPTED, verdict)
+
+    return act
+
+
 def gang_wants_recreation(world: World) -> None:
     world.gang.wanted = True
 
@@ -210,6 +234,49 @@ SCENARIOS = (
     Scenario("leader-is-fenced", "Completed", ((at_step(30), leader_is_fenced),)),
     Scenario("node-of-pod-dies", "Completed", ((at_step(30), node_dies(1)),)),
     Scenario("node-of-leader-dies", "Completed", ((at_step(30), node_dies(0)),)),
+    Scenario(
+        "pod-leaves-a-broken-node",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b", "node-c")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+        ),
+    ),
+    Scenario(
+        "leader-leaves-a-broken-node",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b", "node-c")),
+            (at_step(30), pod_leaves_its_node(0, Exclusion.REQUIRED)),
+        ),
+    ),
+    Scenario(
+        "no-other-node-until-the-suspicion-ends",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+            (when("Unschedulable"), gang_may_stay),
+        ),
+        spec=(("recovery.suspectNodeSeconds", 60),),
+    ),
+    Scenario(
+        "avoided-node-is-used-where-there-is-no-other",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.PREFERRED)),
+        ),
+    ),
+    Scenario(
+        "delete-while-no-other-node-fits",
+        GONE,
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+            (when("Unschedulable"), delete_job),
+        ),
+    ),
     Scenario("gang-is-recreated", "Completed", ((at_step(30), gang_wants_recreation),)),
     Scenario("suspend", "Suspended", ((at_step(30), suspend),)),
     Scenario("suspend-before-pods", "Suspended", ((always, suspend),)),

@@ -176,13 +176,13 @@ class Recovery(Model):
 
     ladder: Annotated[
         list[Rung],
-        Field(min_length=1, max_length=3),
+        Field(min_length=1, max_length=4),
         Rule(
             cel="self.all(one, self.exists_one(other, other == one))",
             holds=_unique,
             wrong="a rung is named twice",
             got="{rung}",
-            allowed="InPlace, RecreatePod and RecreateGang, each at most once",
+            allowed="InPlace, RecreatePod, OtherNode and RecreateGang, each at most once",
             hint="remove the repeated rung; how often a rung is tried is set by budgets",
             computed={
                 "rung": Computed(
@@ -194,10 +194,12 @@ class Recovery(Model):
     ] = [
         Rung.IN_PLACE,
         Rung.RECREATE_POD,
+        Rung.OTHER_NODE,
         Rung.RECREATE_GANG,
     ]
-    """Rungs that are allowed: restart the ranks in their pods, replace the pod, replace all pods. The lowest
-    allowed one that can help is tried, whatever their order here, and a higher one when it did not help.
+    """Rungs that are allowed: restart the ranks in their pods, replace the pod, replace it on another node,
+    replace all pods. The lowest allowed one that can help is tried, whatever their order here, and a higher
+    one when it did not help. Without OtherNode no node is ever avoided.
     While the operator is away nobody makes pods, and ranks restart in theirs.
     Example: [RecreatePod, RecreateGang]."""
     budgets: Budgets = Field(default_factory=Budgets)
@@ -207,6 +209,12 @@ class Recovery(Model):
     )
     """First wait before pods are made again; doubles while nothing gets better. Unit: seconds.
     Example: 30."""
+    suspect_node_seconds: Annotated[
+        int,
+        Field(ge=60, le=2_592_000),
+        Hint("3600 is an hour; remove OtherNode from the ladder to avoid no node"),
+    ] = 3600
+    """How long the run avoids a node after it failed there. Unit: seconds. Example: 86400."""
     termination_grace_period_seconds: Annotated[
         int, Field(ge=5, le=86_400), Hint("allow for one step and one checkpoint, 120 is usual")
     ] = 120

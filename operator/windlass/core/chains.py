@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import gang, lifecycle, world
+from windlass.core.judges import gang, lifecycle, nodes, world
 
 Judge = Callable[[Facts], Outcome | None]
 
@@ -32,6 +32,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing
+    nodes.exclusion_is_over,  # a node is free again: a waiting pod may use it
     gang.gang_is_waiting,  # pods cannot start: say why
     gang.gang_is_running,  # follow the leader's reports
 )

@@ -7,7 +7,7 @@ gets a property here, so that two judges cannot see one thing differently.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -17,7 +17,7 @@ from windlass.api.contract import Orders, Report, Verdict
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import ConditionType
 from windlass.api.status import Member
-from windlass.core import names
+from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
 from windlass.core.observed import Job, Observed, PodView
@@ -76,6 +76,11 @@ class Facts:
         if self.job.spec is None:
             raise ValueError(f"spec: does not parse (got {self.job.spec_error}); judges must check first")
         return self.job.spec
+
+    @property
+    def job_now(self) -> Job:
+        """The job with the status as it is now, for rendering pods: what has expired counts no more."""
+        return replace(self.job, status=self.status)
 
     @property
     def leader(self) -> PodView | None:
@@ -158,6 +163,7 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
     if report is not None and not progress.is_of_leader(report, leader, job.status):
         report = None
     status = job.status if report is None else progress.fold(job.status, report)
+    status = status.model_copy(update={"suspect_nodes": suspects.current(status.suspect_nodes, now)})
     shared: tuple[Manifest, ...] = ()
     if job.spec is not None and slots:
         shared = shared_objects(job, job.spec, attempt=job.status.gang.attempt, settings=settings)

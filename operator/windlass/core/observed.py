@@ -121,6 +121,8 @@ class PodView:
     termination_message: str = ""
     unschedulable: str | None = None
     disruption: str | None = None
+    # Nodes that it may not be placed on, as it was made.
+    avoids: tuple[str, ...] = ()
     # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
     warning: str | None = None
 
@@ -172,8 +174,14 @@ class PodView:
             termination_message=ended.get("message") or "",
             unschedulable=scheduled.get("message", "no node fits") if refused else None,
             disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+            avoids=names_in((metadata.get("annotations") or {}).get(meta.ANNOTATION_AVOIDS)),
             warning=warning,
         )
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The names in a comma-separated annotation."""
+    return tuple(name for name in (text or "").split(",") if name)
 
 
 def label_number(labels: Wire, key: str) -> int:

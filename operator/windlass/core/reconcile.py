@@ -18,6 +18,7 @@ from windlass.core.judges.lifecycle import until_deadline
 from windlass.core.observed import Job, Observed
 from windlass.core.settings import RenderSettings
 from windlass.core.status.events import events_between
+from windlass.core.suspects import until_expiry
 
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
 STANDING_INTERVAL: Final = timedelta(seconds=30)
@@ -41,6 +42,7 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         status, held_seconds = status_to_write(facts, outcome.status)
     written = FineTuneJobStatus.model_validate(status) if status is not None else None
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
+    waits.append(suspicion_wait(facts, outcome))
     return Decision(
         status=status,
         applies=outcome.applies,
@@ -61,6 +63,13 @@ def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:
     if outcome.quiet or facts.job.spec is None or facts.job.spec.suspend or outcome.status.finished_at:
         return None
     return until_deadline(facts)
+
+
+def suspicion_wait(facts: Facts, outcome: Outcome) -> float | None:
+    """Seconds until the run avoids a node less, while it may still make pods."""
+    if outcome.quiet or outcome.status.finished_at:
+        return None
+    return until_expiry(outcome.status.suspect_nodes, facts.now)
 
 
 def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:

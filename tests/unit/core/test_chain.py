@@ -26,7 +26,7 @@ from windlass.api.meta import Reason
 from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
-from windlass.core.judges import gang, lifecycle, world
+from windlass.core.judges import gang, lifecycle, nodes, world
 from windlass.core.observed import ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
@@ -147,6 +147,12 @@ def incomplete(scene: Scene) -> None:
     unmake_last(scene)
 
 
+def exclusion_over(scene: Scene) -> None:
+    """It waits for a node, kept off one that is free of suspicion by now."""
+    kept_off = a_pod(1, 2, phase="Pending", node=None, unschedulable="0/2 nodes", avoids=("node-9",))
+    scene.pods = (scene.pods[0], kept_off)
+
+
 def waiting(scene: Scene) -> None:
     scene.pods = (scene.pods[0], a_pod(1, 2, phase="Pending", started_at=None))
 
@@ -193,6 +199,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
+    "exclusion_is_over": exclusion_over,
     "gang_is_waiting": waiting,
     "gang_is_running": nothing,
 }
@@ -203,7 +210,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
     assert list(CASES) == ORDER
     known = {
         value
-        for module in (gang, lifecycle, world)
+        for module in (gang, lifecycle, nodes, world)
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }

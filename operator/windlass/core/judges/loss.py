@@ -118,15 +118,20 @@ def charge_losses(facts: Facts, lost: tuple[Loss, ...]) -> Charge:
 
 
 def charged_before(facts: Facts) -> BudgetUse:
-    """The count so far. An incarnation that followed proves the pods sound, but says nothing of memory."""
+    """The count so far. An incarnation that followed proves the pods sound, but not memory, nor the nodes."""
     stored = facts.status.charges or Charges()
     over = facts.status.incarnation > stored.incarnation
     kinds = (FailureClass.OUT_OF_MEMORY,) if over else tuple(FailureClass)
     used = {kind: stored.used[kind] for kind in kinds if kind in stored.used}
-    return BudgetUse(used=used, since_step=stored.since_step)
+    return BudgetUse(used=used, since_step=stored.since_step, nodes=dict(stored.nodes))
 
 
 def charges_after(facts: Facts, made: Charge) -> Charges:
     """The count as status keeps it: rows of recoveries are too few to count by."""
     used = {str(kind): count for kind, count in made.use.used.items()}
-    return Charges(since_step=made.use.since_step, incarnation=facts.status.incarnation, used=used)
+    return Charges(
+        since_step=made.use.since_step,
+        incarnation=facts.status.incarnation,
+        used=used,
+        nodes=made.use.nodes,
+    )

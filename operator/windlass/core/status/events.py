@@ -24,6 +24,7 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple
         *endings(before, after),
         *states(before, after),
         *degradations(before, after),
+        *suspicions(before, after),
         *milestones(before, after),
     ]
     return tuple(made[:EVENTS_PER_WRITE])
@@ -61,6 +62,14 @@ def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterato
         found = find(after.conditions, kind)
         if found is not None and found.status == "True" and not is_true(before.conditions, kind):
             yield event("Warning", found.reason, found.message)
+
+
+def suspicions(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """Nodes that are avoided from now on, or avoided once more."""
+    known = {item.name: item.count for item in before.suspect_nodes}
+    for item in after.suspect_nodes:
+        if item.count > known.get(item.name, 0):
+            yield event("Warning", Reason.NODE_SUSPECTED, messages.node_suspected(item))
 
 
 def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:

@@ -6,8 +6,8 @@ anything, and no text may hold a credential.
 
 from __future__ import annotations
 
-from windlass.api.meta import FailureClass, Reason
-from windlass.api.status import Failure, Progress
+from windlass.api.meta import Exclusion, FailureClass, Reason
+from windlass.api.status import Failure, Progress, SuspectNode
 
 EVENT_LIMIT = 1024
 
@@ -79,6 +79,37 @@ def unschedulable(pod: str, scheduler: str) -> str:
     return hinted(
         f"no node takes pod {pod}: {scheduler.rstrip('.')}",
         "lower resources.perNode, change pod.nodeSelector or pod.tolerations, or add nodes",
+    )
+
+
+def node_suspected(item: SuspectNode) -> str:
+    """NodeSuspected."""
+    how = "no pod of the run is placed there" if item.exclusion is Exclusion.REQUIRED else "the run avoids it"
+    seen = f": {item.evidence[0].rstrip('.')}" if item.evidence else ""
+    return hinted(
+        f"node {item.name} is suspected ({item.reason}) and {how} until {item.until:%Y-%m-%dT%H:%M:%SZ}{seen}",
+        f"look at the node (`kubectl describe node {item.name}`), and cordon it if other runs fail there too",
+    )
+
+
+def moved(pod: str, reason: str) -> str:
+    """Why a pod was let go that is made anew on another node."""
+    return f"pod {pod} leaves its node ({reason})"
+
+
+def avoided_nodes_block(pod: str, nodes: tuple[str, ...], until: str, scheduler: str) -> str:
+    """Unschedulable, while nodes are excluded for this run."""
+    return hinted(
+        f"no node takes pod {pod}, which may not be placed on {', '.join(nodes)} until {until} "
+        f"(status.suspectNodes): {scheduler.rstrip('.')}",
+        "add nodes, or wait: the pod is made anew without that exclusion then",
+    )
+
+
+def exclusion_over(pod: str, nodes: tuple[str, ...]) -> str:
+    """Recovering, with a pod that no longer has to avoid nodes."""
+    return (
+        f"{', '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} free of suspicion; pod {pod} is made anew"
     )
 
 

@@ -104,11 +104,11 @@ class Api:
         if all(job["metadata"]["uid"] != owner for job in self.of_kind("FineTuneJob")):
             self.remove(made)
 
-    def delete(self, kind: str, name: str, uid: str) -> None:
+    def delete(self, kind: str, name: str, uid: str, *, force: bool = False) -> None:
         body = self.objects.get((kind, name))
         if body is None or body["metadata"]["uid"] != uid:
             return
-        if kind == "Pod" and body["status"]["phase"] in ("Pending", "Running"):
+        if kind == "Pod" and not force and body["status"]["phase"] in ("Pending", "Running"):
             if "deletionTimestamp" not in body["metadata"]:
                 body["metadata"]["deletionTimestamp"] = stamp(self.now + timedelta(seconds=10))
                 self.touch(body)

@@ -122,6 +122,7 @@ class Reason(StrEnum):
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
     # nodes
     NODE_SUSPECTED = "NodeSuspected"
+    POD_FORCE_DELETED = "PodForceDeleted"
     # other events
     DRIFT_CORRECTED = "DriftCorrected"
 

@@ -215,6 +215,17 @@ class Recovery(Model):
         Hint("3600 is an hour; remove OtherNode from the ladder to avoid no node"),
     ] = 3600
     """How long the run avoids a node after it failed there. Unit: seconds. Example: 86400."""
+    force_delete_after_seconds: (
+        Annotated[
+            int,
+            Field(ge=0, le=86_400),
+            Hint("leave it out unless stuck pods hold quota or devices, 60 is usual then"),
+        ]
+        | None
+    ) = None
+    """Seconds after the end of its grace period at which a pod on a dead node is removed from the API without
+    its kubelet's word; never if left out. What runs on that node is not ended by it. Unit: seconds.
+    Example: 60."""
     termination_grace_period_seconds: Annotated[
         int, Field(ge=5, le=86_400), Hint("allow for one step and one checkpoint, 120 is usual")
     ] = 120

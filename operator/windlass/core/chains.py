@@ -27,6 +27,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.config_is_lost,  # settle under which configuration this attempt runs
     world.name_is_taken,  # an object we need is somebody else's
     gang.gang_wants_recreation,  # the leader asks for a whole new gang
+    nodes.node_is_unhealthy,  # a device is not sound: save, and go on elsewhere
     gang.member_is_lost,  # charge the budget, give the place a new ticket
     gang.old_pods_are_in_the_way,  # two attempts never overlap
     gang.gang_is_partial,  # quota admits only a part: give it back

@@ -20,7 +20,7 @@ from windlass.api.status import Member
 from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
-from windlass.core.observed import Job, Observed, PodView
+from windlass.core.observed import Job, NodeView, Observed, PodView
 from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.core.status import progress
@@ -29,6 +29,8 @@ from windlass.core.status.conditions import Aspect, is_true, merge
 # A pod that outlives its grace period by this much has no kubelet that could end it.
 DEAD_KUBELET = timedelta(seconds=30)
 LOST_NODE = ("DeletionByTaintManager",)
+# Agents are heard every two seconds, by way of the leader, who misses a silent one after ten.
+SILENCE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +112,34 @@ class Facts:
             return self.report.verdict
         return parse_verdict(pod.termination_message) if pod.is_terminal else None
 
+    def node(self, pod: PodView) -> NodeView | None:
+        """The node of a pod, where nodes are watched."""
+        return next((node for node in self.seen.nodes if node.name == pod.node), None)
+
+    def is_heard(self, pod: PodView) -> bool:
+        """Whether the pod's agent spoke not long ago; unknown counts as yes."""
+        if self.seen.listening_since is None:
+            return True
+        known = (self.seen.listening_since, self.seen.heard_at)
+        newest = max(at for at in known if at is not None)
+        if self.now - newest >= SILENCE:
+            return False
+        if self.report is None:
+            return True
+        return any(member.pod_uid == pod.uid for member in self.report.members)
+
+    def is_on_lost_node(self, pod: PodView) -> bool:
+        """Whether its node is not ready and its agent not heard. A kubelet alone may fail while ranks go on."""
+        node = self.node(pod)
+        return node is not None and not node.ready and not self.is_heard(pod)
+
     def is_out_of_reach(self, pod: PodView) -> bool:
         """Whether the pod is being deleted and its node does not answer any more."""
         if pod.deletion_timestamp is None:
             return False
-        return pod.disruption in LOST_NODE or self.now >= pod.deletion_timestamp + DEAD_KUBELET
+        if pod.disruption in LOST_NODE or self.is_on_lost_node(pod):
+            return True
+        return self.now >= pod.deletion_timestamp + DEAD_KUBELET
 
     def blocks(self, pod: PodView) -> bool:
         """Whether nothing that replaces this pod may start yet. A zombie on a lost node is fenced instead."""

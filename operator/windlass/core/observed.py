@@ -197,6 +197,37 @@ def controller_uid(body: Wire) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node that hosts a pod of the run. `ready` is false as well when its kubelet is not heard of."""
+
+    name: str
+    ready: bool = True
+    taints: tuple[Taint, ...] = ()
+
+    @classmethod
+    def from_wire(cls, body: Wire) -> NodeView:
+        """Read a node as the API server returns it."""
+        conditions = (body.get("status") or {}).get("conditions") or ()
+        taints = (body.get("spec") or {}).get("taints") or ()
+        return cls(
+            name=body["metadata"]["name"],
+            ready=any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions),
+            taints=tuple(
+                Taint(item.get("key", ""), item.get("value") or "", item.get("effect", "")) for item in taints
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectView:
     """A ConfigMap, Service or NetworkPolicy: whose it is and which rendering it holds."""
 
@@ -260,5 +291,7 @@ class Observed:
     # When that report arrived, by the operator's own clock.
     heard_at: datetime | None = None
     refusals: tuple[Refusal, ...] = ()
+    # Nodes that host pods of the run; none while the operator does not watch nodes.
+    nodes: tuple[NodeView, ...] = ()
     # Since when this operator can hear reports; silence before that says nothing.
     listening_since: datetime | None = None

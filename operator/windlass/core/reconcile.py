@@ -10,13 +10,16 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import Reason
 from windlass.core.chains import FINETUNE_CHAIN
-from windlass.core.decision import Decision
+from windlass.core.decision import Decision, Event
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
+from windlass.core.judges.nodes import forced_deletes, until_forced, until_node_is_lost
 from windlass.core.observed import Job, Observed
 from windlass.core.settings import RenderSettings
+from windlass.core.status import messages
 from windlass.core.status.events import events_between
 from windlass.core.suspects import until_expiry
 
@@ -42,14 +45,19 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         status, held_seconds = status_to_write(facts, outcome.status)
     written = FineTuneJobStatus.model_validate(status) if status is not None else None
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
-    waits.append(suspicion_wait(facts, outcome))
+    waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
+    forced = forced_deletes(facts)
     return Decision(
         status=status,
         applies=outcome.applies,
         creates=outcome.creates,
-        deletes=outcome.deletes,
+        deletes=(*outcome.deletes, *forced),
         events=(
             *outcome.events,
+            *(
+                Event("Warning", Reason.POD_FORCE_DELETED, messages.force_deleted(item.name))
+                for item in forced
+            ),
             *(events_between(facts.job.status, written) if written is not None else ()),
         ),
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),

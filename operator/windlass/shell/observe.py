@@ -20,6 +20,7 @@ from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, NotFound, Unreachable
 from windlass.shell.inbox import Inbox
+from windlass.shell.nodes import Nodes
 from windlass.shell.resources import EVENTS, of
 
 Json = dict[str, Any]
@@ -43,6 +44,7 @@ class Caches:
     jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace))
     pods: Cache = field(default_factory=lambda: Cache(index=controller_uid))
     claims: Cache = field(default_factory=Cache)
+    nodes: Nodes = field(default_factory=Nodes)
     children: dict[str, Cache] = field(
         default_factory=lambda: {
             kind: Cache(index=controller_uid) for kind in ("ConfigMap", "Service", "NetworkPolicy")
@@ -115,6 +117,7 @@ class Observer:
             report=report,
             heard_at=heard_at,
             refusals=tuple(memory.refusals.values()),
+            nodes=self.caches.nodes.of(bodies),
             listening_since=self.listening_since,
         )
 

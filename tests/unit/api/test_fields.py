@@ -58,6 +58,7 @@ NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
     ("recovery.budgets.outOfMemory", 0, 1000, "0 fails the job at once, 5 is usual", ()),
     ("recovery.budgets.storage", 0, 1000, "0 fails the job at once, 5 is usual", ()),
     ("recovery.backOffSeconds", 0, 3600, "it doubles with every failure in a row", ()),
+    ("recovery.forceDeleteAfterSeconds", 0, 86_400, "60 is usual then", ()),
     ("recovery.suspectNodeSeconds", 60, 2_592_000, "3600 is an hour", ()),
     ("recovery.terminationGracePeriodSeconds", 5, 86_400, "allow for one step and one checkpoint", ()),
     ("ttlSecondsAfterFinished", 0, 31_536_000, "leave it out to keep the job, 86400 is a day", ()),

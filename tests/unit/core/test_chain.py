@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,8 +27,10 @@ from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.judges import gang, lifecycle, nodes, world
-from windlass.core.observed import ObjectView, Observed, PodView, Refusal
+from windlass.core.observed import NodeView, ObjectView, Observed, PodView, Refusal, Taint
 from windlass.core.reconcile import decide
+
+WATCHING = replace(SETTINGS, health_taints=("sick",))
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Scene:
     claims: tuple[Any, ...] = claims()
     report: Any = None
     refusals: tuple[Refusal, ...] = ()
+    nodes: tuple[NodeView, ...] = ()
     now: datetime = NOW
 
     def facts(self) -> Facts:
@@ -56,8 +59,9 @@ class Scene:
             report=self.report,
             heard_at=heard,
             refusals=self.refusals,
+            nodes=self.nodes,
         )
-        return gather(built, seen, self.now, SETTINGS)
+        return gather(built, seen, self.now, WATCHING)
 
 
 def speaker(scene: Scene) -> str:
@@ -123,6 +127,10 @@ def name_taken(scene: Scene) -> None:
 
 def wants_gang(scene: Scene) -> None:
     scene.report = a_report(wanted="RecreateGang")
+
+
+def unhealthy(scene: Scene) -> None:
+    scene.nodes = (NodeView("node-0", taints=(Taint("sick"),)),)
 
 
 def member_lost(scene: Scene) -> None:
@@ -194,6 +202,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "config_is_lost": config_lost,
     "name_is_taken": name_taken,
     "gang_wants_recreation": wants_gang,
+    "node_is_unhealthy": unhealthy,
     "member_is_lost": member_lost,
     "old_pods_are_in_the_way": old_pods,
     "gang_is_partial": partial,
@@ -272,7 +281,7 @@ def test_decision_is_the_outcome_of_the_judge_that_speaks(name: str) -> None:
     judge = next(each for each in FINETUNE_CHAIN if each.__name__ == name)
     outcome = judge(facts)
     assert outcome is not None
-    made = decide(facts.job, facts.seen, facts.now, SETTINGS)
+    made = decide(facts.job, facts.seen, facts.now, WATCHING)
     assert made.orders == outcome.orders
     assert (made.creates, made.applies, made.deletes) == (
         outcome.creates,

@@ -96,6 +96,11 @@ HINTED: list[tuple[str, str]] = [
         "node node-1 is suspected (DeviceError) and the run avoids it until 2026-11-23T13:00:00Z" + LOOK,
     ),
     (
+        messages.force_deleted("triage-1-2"),
+        "pod triage-1-2 outlived its grace period on a dead node and is removed from the API by force. hint: what "
+        "still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
+    ),
+    (
         messages.avoided_nodes_block(
             "triage-1-3", ("node-1", "node-2"), "2026-11-23T13:00:00Z", "0/2 nodes."
         ),
@@ -227,6 +232,10 @@ PLAIN: list[tuple[str, str]] = [
     (
         messages.exclusion_over("triage-1-3", ("node-1", "node-2")),
         "node-1, node-2 are free of suspicion; pod triage-1-3 is made anew",
+    ),
+    (
+        messages.node_unhealthy("triage-1-2", "node-1", "AggregatedNodeHealth"),
+        "node node-1 carries the taint AggregatedNodeHealth: pod triage-1-2 saves and goes on on another node",
     ),
     (messages.moved("triage-1-2", "DeviceError"), "pod triage-1-2 leaves its node (DeviceError)"),
     (messages.gang_recreated(2, "node lost"), "attempt 2 replaces every pod (node lost)"),

@@ -92,6 +92,19 @@ def node_suspected(item: SuspectNode) -> str:
     )
 
 
+def node_unhealthy(pod: str, node: str, taint: str) -> str:
+    """Recovering, before a pod leaves a node whose devices are not sound."""
+    return f"node {node} carries the taint {taint}: pod {pod} saves and goes on on another node"
+
+
+def force_deleted(pod: str) -> str:
+    """PodForceDeleted."""
+    return hinted(
+        f"pod {pod} outlived its grace period on a dead node and is removed from the API by force",
+        "what still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
+    )
+
+
 def moved(pod: str, reason: str) -> str:
     """Why a pod was let go that is made anew on another node."""
     return f"pod {pod} leaves its node ({reason})"

@@ -270,6 +270,8 @@ class BudgetUse(Model):
     signature_count: int = 0
     nodes: dict[str, int] = {}
     """Failures by the node of the first that failed."""
+    recent: dict[FailureClass, list[datetime]] = {}
+    """When failures happened, for classes whose budget is for a window of time; oldest first."""
 
 
 class IncarnationCause(Model):

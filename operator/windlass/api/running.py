@@ -165,6 +165,9 @@ class Budgets(Model):
     """Ranks or pods that ran out of memory. Example: 1."""
     storage: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
     """Reads and writes of the store that failed. Example: 10."""
+    window_seconds: Annotated[int, Field(ge=60, le=2_592_000), Hint("86400 is a day")] = 86_400
+    """Failures of infrastructure and storage count for so long; older outages are forgotten, but ten times
+    the budget in all is the end. Unit: seconds. Example: 21600."""
 
 
 def _unique(value: Any, _: Any) -> bool:

@@ -315,6 +315,8 @@ class Charges(StatusModel):
     """Failures by class."""
     nodes: dict[str, int] = {}
     """Failures by node."""
+    recent: dict[str, list[datetime]] = {}
+    """When failures happened, by class, where the budget is for a window of time."""
 
 
 class SuspectNode(StatusModel):

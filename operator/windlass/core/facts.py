@@ -118,7 +118,7 @@ class Facts:
 
     def is_heard(self, pod: PodView) -> bool:
         """Whether the pod's agent spoke not long ago; unknown counts as yes."""
-        if self.seen.listening_since is None:
+        if self.seen.listening_since is None or self.settings.report_url is None:
             return True
         known = (self.seen.listening_since, self.seen.heard_at)
         newest = max(at for at in known if at is not None)

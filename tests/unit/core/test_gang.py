@@ -306,6 +306,7 @@ def test_newer_checkpoint_resets_the_count() -> None:
         "incarnation": 3,
         "used": {"OutOfMemory": 1},
         "nodes": {"node-1": 1},
+        "recent": {},
     }
 
 

@@ -136,10 +136,17 @@ HINTED: list[tuple[str, str]] = [
         "restricted",
     ),
     (
-        messages.budget_exhausted(KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9."),
+        messages.budget_exhausted(
+            KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9.", count=3
+        ),
         "3 failures of class OutOfMemory without a newer verified checkpoint (budget 2); last: rank 1 was killed for "
         "memory by signal 9. hint: cure the cause that status.lastFailure names and create a new job, or raise "
         "recovery.budgets",
+    ),
+    (
+        messages.budget_exhausted(KIND.INFRASTRUCTURE, 10, "node lost", count=11, within_seconds=86_400),
+        "11 failures of class Infrastructure without a newer verified checkpoint (budget 10 in 86400 s); last: node "
+        "lost. hint: cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
     ),
     (
         messages.deadline_exceeded(3600),

@@ -129,7 +129,9 @@ def test_an_operator_that_has_just_begun_to_listen_waits_for_a_report() -> None:
     assert early.requeue_after_seconds is not None and early.requeue_after_seconds <= 15
     late = judge(job, listening_since=at(45), now=at(60), **fields)
     assert tickets(late) == [1, 3]
-    deaf = judge(job, now=at(600), **fields)
+    deaf = judge(
+        job, listening_since=at(0), now=at(600), **(fields | {"settings": replace(WATCHING, report_url=None)})
+    )
     assert deaf.status is None or tickets(deaf) == [1, 2], "without reports the eviction is waited for"
 
 

@@ -16,6 +16,7 @@ from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.running import Budgets, Recovery
 from windlass.core.failure.classify import Judgement
 from windlass.core.failure.nodes import blames_node, is_bad_node
+from windlass.core.failure.windows import WINDOWED, WINDOWS, counts, recent_with
 from windlass.core.status import messages
 
 SAME_FAILURE_LIMIT: Final = 3
@@ -79,6 +80,7 @@ def charge(use: BudgetUse, judgement: Judgement, recovery: Recovery, place: Plac
     mark = same_mark(judgement, place.at_step)
     count = use.signature_count + 1 if use.signature == mark else 1
     used = use.used.get(judgement.failure_class, 0) + 1
+    recent = recent_with(use, judgement.failure_class, judgement.at, recovery.budgets.window_seconds)
     node = judgement.first_failed.node
     nodes = use.nodes | {node: use.nodes.get(node, 0) + 1} if node else use.nodes
     use = BudgetUse(
@@ -87,15 +89,18 @@ def charge(use: BudgetUse, judgement: Judgement, recovery: Recovery, place: Plac
         signature=mark,
         signature_count=count,
         nodes=nodes,
+        recent=recent,
     )
-    ended = limit(judgement, recovery.budgets, used=used, same=count)
+    counted = counts(use.used, recent)
+    late = counted[judgement.failure_class]
+    ended = limit(judgement, recovery.budgets, used=late, same=count, total=used)
     if ended is not None:
         return Charge(use, stop=ended[0], message=ended[1])
     bad = is_bad_node(judgement, nodes)
-    rung = next_rung(recovery.ladder, judgement, used, memory_group=place.memory_group, bad_node=bad)
+    rung = next_rung(recovery.ladder, judgement, late, memory_group=place.memory_group, bad_node=bad)
     if rung is None:
         return Charge(use, stop=judgement.reason, message=messages.no_rung(judgement.message))
-    total = sum(use.used.values())
+    total = sum(counted.values())
     return Charge(use, rung=rung, delay_seconds=delay(recovery.back_off_seconds, total, place.seed))
 
 
@@ -109,15 +114,23 @@ def same_mark(judgement: Judgement, at_step: int) -> str:
     return f"{judgement.signature}@{at_step}"
 
 
-def limit(judgement: Judgement, budgets: Budgets, *, used: int, same: int) -> tuple[Reason | str, str] | None:
-    """Why there is no further try, if so."""
+def limit(
+    judgement: Judgement, budgets: Budgets, *, used: int, same: int, total: int = 0
+) -> tuple[Reason | str, str] | None:
+    """Why there is no further try, if so. `used` counts of late, `total` since the last progress."""
     budget = budget_of(judgement.failure_class, budgets)
     if judgement.failure_class is FailureClass.CONFIGURATION:
         text = messages.hinted(judgement.message.rstrip("."), judgement.hint)
         return (judgement.reason, text) if used > CONFIGURATION_RETRIES else None
-    if budget is not None and used > budget:
+    if budget is not None and (used > budget or total > budget * WINDOWS):
         return Reason.BUDGET_EXHAUSTED, messages.budget_exhausted(
-            judgement.failure_class, budget, judgement.message
+            judgement.failure_class,
+            budget,
+            judgement.message,
+            count=used if used > budget else total,
+            within_seconds=budgets.window_seconds
+            if judgement.failure_class in WINDOWED and used > budget
+            else 0,
         )
     if same >= SAME_FAILURE_LIMIT and not lies_outside(judgement):
         return Reason.NO_PROGRESS, messages.no_progress(same, judgement.message)

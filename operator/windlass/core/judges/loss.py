@@ -133,7 +133,8 @@ def charged_before(facts: Facts) -> BudgetUse:
     over = facts.status.incarnation > stored.incarnation
     kinds = (FailureClass.OUT_OF_MEMORY,) if over else tuple(FailureClass)
     used = {kind: stored.used[kind] for kind in kinds if kind in stored.used}
-    return BudgetUse(used=used, since_step=stored.since_step, nodes=dict(stored.nodes))
+    recent = {kind: stored.recent[kind] for kind in used if kind in stored.recent}
+    return BudgetUse(used=used, since_step=stored.since_step, nodes=dict(stored.nodes), recent=recent)
 
 
 def charges_after(facts: Facts, made: Charge) -> Charges:
@@ -144,4 +145,5 @@ def charges_after(facts: Facts, made: Charge) -> Charges:
         incarnation=facts.status.incarnation,
         used=used,
         nodes=made.use.nodes,
+        recent={str(kind): times for kind, times in made.use.recent.items()},
     )

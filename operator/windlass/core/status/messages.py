@@ -279,11 +279,14 @@ def failure(found: Failure) -> str:
     return hinted(f"{text} ({where})" if where else text, found.hint)
 
 
-def budget_exhausted(failure_class: FailureClass, budget: int, last: str) -> str:
+def budget_exhausted(
+    failure_class: FailureClass, budget: int, last: str, *, count: int, within_seconds: int = 0
+) -> str:
     """BudgetExhausted."""
+    window = f" in {within_seconds} s" if within_seconds else ""
     return hinted(
-        f"{budget + 1} failures of class {failure_class} without a newer verified checkpoint"
-        f" (budget {budget}); last: {last.rstrip('.')}",
+        f"{count} failures of class {failure_class} without a newer verified checkpoint"
+        f" (budget {budget}{window}); last: {last.rstrip('.')}",
         "cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
     )
 

@@ -6,7 +6,7 @@ gets a property here, so that two judges cannot see one thing differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -71,6 +71,8 @@ class Facts:
     slots: tuple[Slot, ...]
     # Objects of the present attempt besides pods, as they should be; nothing while there is no gang.
     shared: tuple[Manifest, ...] = ()
+    # Nodes of the run's pods by name, where nodes are watched.
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -114,7 +116,7 @@ class Facts:
 
     def node(self, pod: PodView) -> NodeView | None:
         """The node of a pod, where nodes are watched."""
-        return next((node for node in self.seen.nodes if node.name == pod.node), None)
+        return self.nodes.get(pod.node or "")
 
     def is_heard(self, pod: PodView) -> bool:
         """Whether the pod's agent spoke not long ago; unknown counts as yes."""
@@ -202,6 +204,7 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
         pods=pods,
         slots=slots,
         shared=shared,
+        nodes={node.name: node for node in seen.nodes},
     )
 
 

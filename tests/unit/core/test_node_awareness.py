@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from unit.core.builders import (
@@ -24,8 +25,10 @@ from windlass.api.contract import MemberReport, Verdict
 from windlass.api.meta import Exclusion, FailureClass, SuspectReason
 from windlass.api.running import Toleration
 from windlass.core.decision import Decision, Delete
-from windlass.core.judges.nodes import matches, tolerates
-from windlass.core.observed import NodeView, PodView, Taint
+from windlass.core.facts import gather
+from windlass.core.judges.nodes import matches, tolerates, until_node_is_lost
+from windlass.core.observed import NodeView, Observed, PodView, Taint
+from windlass.core.settings import RenderSettings
 
 WATCHING = replace(SETTINGS, health_taints=("AggregatedNodeHealth", "example.com/bad-*"))
 SICK = Taint("AggregatedNodeHealth", "False", "NoSchedule")
@@ -133,6 +136,24 @@ def test_an_operator_that_has_just_begun_to_listen_waits_for_a_report() -> None:
         job, listening_since=at(0), now=at(600), **(fields | {"settings": replace(WATCHING, report_url=None)})
     )
     assert deaf.status is None or tickets(deaf) == [1, 2], "without reports the eviction is waited for"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "pods", "settings", "wakes"),
+    [
+        ((UP[0], DOWN), (a_pod(0, 1), a_pod(1, 2)), WATCHING, True),
+        (UP, (a_pod(0, 1), a_pod(1, 2)), WATCHING, False),
+        ((UP[0], DOWN), (a_pod(0, 1), a_pod(1, 2)), replace(WATCHING, report_url=None), False),
+        ((UP[0], DOWN), (a_pod(0, 1), a_pod(1, 2, node="node-0")), WATCHING, False),
+    ],
+    ids=["one in doubt", "all well", "no reports", "nobody there"],
+)
+def test_only_an_agent_in_doubt_is_watched_by_a_timer(
+    nodes: tuple[NodeView, ...], pods: tuple[PodView, ...], settings: RenderSettings, wakes: bool
+) -> None:
+    seen_now = Observed(pods=pods, nodes=nodes, listening_since=at(50))
+    facts = gather(a_job().on_attempt(1, 1, 2).build(), seen_now, at(60), settings)
+    assert until_node_is_lost(facts) == (15.0 if wakes else None)
 
 
 @pytest.mark.fault("F24")
@@ -276,7 +297,7 @@ def test_keys_are_compared_whole_or_by_their_beginning(pattern: str, key: str, s
     assert matches(pattern, key) is same
 
 
-@settings(max_examples=100, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(st.text(max_size=8), st.sampled_from(["NoSchedule", "NoExecute", "PreferNoSchedule"]))
 def test_a_toleration_is_for_its_key_effect_and_value(value: str, effect: Any) -> None:
     seen_taint = Taint("k", value, effect)
@@ -340,7 +361,7 @@ def test_a_deleted_job_is_left_to_the_garbage_collector() -> None:
     assert decision.is_idle
 
 
-@settings(max_examples=100, deadline=None)
+@examples(max_examples=100, deadline=None)
 @given(st.integers(0, 300), st.integers(0, 900), st.sampled_from([(), UP, (UP[0], DOWN)]))
 def test_force_is_never_used_before_its_time_nor_on_a_pod_that_is_not_leaving(
     after: int, now: int, nodes: tuple[NodeView, ...]

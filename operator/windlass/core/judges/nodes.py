@@ -163,12 +163,11 @@ def is_on_dead_node(facts: Facts, pod: PodView) -> bool:
 
 def until_node_is_lost(facts: Facts) -> float | None:
     """Seconds until an agent on a node that is not ready has been silent for too long, None if there is none."""
-    waits = any(
-        not node.ready and slot.pod is not None and slot.pod.node == node.name and facts.is_heard(slot.pod)
-        for node in facts.seen.nodes
-        for slot in facts.slots
-    )
-    return SILENCE.total_seconds() if waits else None
+    if facts.settings.report_url is None:
+        return None
+    alive = [slot.pod for slot in facts.slots if slot.pod is not None and not slot.pod.is_terminal]
+    doubtful = [pod for pod in alive if (node := facts.node(pod)) is not None and not node.ready]
+    return SILENCE.total_seconds() if any(facts.is_heard(pod) for pod in doubtful) else None
 
 
 def exclusion_is_over(facts: Facts) -> Outcome | None:

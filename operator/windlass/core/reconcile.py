@@ -12,7 +12,7 @@ from typing import Any, Final
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
 from windlass.core.chains import FINETUNE_CHAIN
-from windlass.core.decision import Decision, Event
+from windlass.core.decision import Decision, Delete, Event
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
@@ -54,16 +54,19 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         deletes=(*outcome.deletes, *forced),
         events=(
             *outcome.events,
-            *(
-                Event("Warning", Reason.POD_FORCE_DELETED, messages.force_deleted(item.name))
-                for item in forced
-            ),
+            *force_events(forced),
             *(events_between(facts.job.status, written) if written is not None else ()),
         ),
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),
     )
+
+
+def force_events(forced: tuple[Delete, ...]) -> tuple[Event, ...]:
+    """One event, however many pods a node took with it."""
+    text = messages.force_deleted([item.name for item in forced])
+    return (Event("Warning", Reason.POD_FORCE_DELETED, text),) if forced else ()
 
 
 def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:

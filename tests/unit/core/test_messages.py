@@ -96,9 +96,15 @@ HINTED: list[tuple[str, str]] = [
         "node node-1 is suspected (DeviceError) and the run avoids it until 2026-11-23T13:00:00Z" + LOOK,
     ),
     (
-        messages.force_deleted("triage-1-2"),
-        "pod triage-1-2 outlived its grace period on a dead node and is removed from the API by force. hint: what "
+        messages.force_deleted(["triage-1-2"]),
+        "removed from the API by force, since they outlived their grace period on a dead node: triage-1-2. hint: what "
         "still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
+    ),
+    (
+        messages.force_deleted([f"p{number}" for number in range(10)]),
+        "removed from the API by force, since they outlived their grace period on a dead node: p0, p1, p2, p3, p4, "
+        "p5, p6, p7 and 2 more. hint: what still runs there cannot commit checkpoints; end or repair the node before "
+        "you trust its devices",
     ),
     (
         messages.avoided_nodes_block(

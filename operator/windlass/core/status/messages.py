@@ -6,10 +6,13 @@ anything, and no text may hold a credential.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from windlass.api.meta import Exclusion, FailureClass, Reason
 from windlass.api.status import Failure, Progress, SuspectNode
 
 EVENT_LIMIT = 1024
+NAMES_SHOWN = 8
 
 
 def hinted(text: str, hint: str) -> str:
@@ -97,10 +100,12 @@ def node_unhealthy(pod: str, node: str, taint: str) -> str:
     return f"node {node} carries the taint {taint}: pod {pod} saves and goes on on another node"
 
 
-def force_deleted(pod: str) -> str:
+def force_deleted(pods: Sequence[str]) -> str:
     """PodForceDeleted."""
+    more = f" and {len(pods) - NAMES_SHOWN} more" if len(pods) > NAMES_SHOWN else ""
     return hinted(
-        f"pod {pod} outlived its grace period on a dead node and is removed from the API by force",
+        f"removed from the API by force, since they outlived their grace period on a dead node: "
+        f"{', '.join(pods[:NAMES_SHOWN])}{more}",
         "what still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
     )
 

@@ -9,7 +9,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from windlass.shell.permissions import cluster_rules, namespace_rules
+from windlass.shell.permissions import cluster_rules, namespace_rules, node_rules
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "windlass"
@@ -30,6 +30,7 @@ EXTREMES = [
     HOST_ROOT,
     {"mlflow": {"enabled": False}, "crds": {"enabled": False}, "rbac": {"aggregate": False}},
     {"operator": {"watchNamespaces": ["a", NAMESPACE], "replicas": 1, "podDisruptionBudget": False}},
+    {"operator": {"watchNamespaces": ["a"], "nodeAwareness": {"enabled": True, "healthTaints": []}}},
     {"admission": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"podMonitor": True}},
     {"imagePullSecrets": ["one"], "operator": {"tolerations": [{"key": "x", "operator": "Exists"}]}},
 ]
@@ -75,6 +76,8 @@ def test_renders_at_its_extremes_without_repeated_names(values: dict[str, Any]) 
         ({"operator": {"replica": 2}}, "replica"),
         ({"operator": {"replicas": "two"}}, "replicas"),
         ({"mlflow": {"port": 80}}, "port"),
+        ({"operator": {"nodeAwareness": {"healthTaints": ["a b"]}}}, "healthTaints"),
+        ({"operator": {"nodeAwareness": {"enabled": "yes"}}}, "enabled"),
         ({"imagePullPolicy": "Sometimes"}, "imagePullPolicy"),
         ({"hostRoot": {"workloadMounts": [{"claim": "x"}]}}, "mountPath"),
     ],
@@ -146,9 +149,49 @@ def test_no_right_touches_secrets_nodes_or_everything() -> None:
     assert all("*" not in rule["verbs"] and "*" not in rule["apiGroups"] for rule in rules)
 
 
-def test_nothing_is_bound_to_everybody() -> None:
+AWARE = {"operator": {"nodeAwareness": {"enabled": True}}}
+AWARE_IN_ONE = {"operator": {"nodeAwareness": {"enabled": True}, "watchNamespaces": ["a"]}}
+
+
+def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
+    deployment = of_kind(documents, "Deployment", "windlass-operator")[0]
+    rows = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return {row["name"]: row.get("value", "") for row in rows}
+
+
+@pytest.mark.parametrize("values", [AWARE, AWARE_IN_ONE], ids=["everywhere", "one namespace"])
+def test_nodes_are_read_and_nothing_else_where_they_are_watched(values: dict[str, Any]) -> None:
+    documents = render(values)
+    (role,) = of_kind(documents, "ClusterRole", "windlass-nodes")
+    assert role["rules"] == node_rules()
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
+    (binding,) = of_kind(documents, "ClusterRoleBinding", "windlass-nodes")
+    assert binding["roleRef"]["name"] == "windlass-nodes"
+    assert [subject["name"] for subject in binding["subjects"]] == ["windlass-operator"]
+    told = environment(documents)
+    assert told["WINDLASS_WATCH_NODES"] == "true"
+    assert "AggregatedNodeHealth" in told["WINDLASS_HEALTH_TAINTS"].split(",")
+
+
+def test_nodes_are_not_watched_unless_asked_for() -> None:
+    documents = render()
+    assert of_kind(documents, "ClusterRole", "windlass-nodes") == []
+    assert of_kind(documents, "ClusterRoleBinding", "windlass-nodes") == []
+    assert environment(documents)["WINDLASS_WATCH_NODES"] == "false"
+
+
+def test_the_rest_of_the_rights_does_not_depend_on_node_awareness() -> None:
+    def without(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        roles = [row for kind in ("ClusterRole", "Role") for row in of_kind(documents, kind)]
+        return [row for row in roles if row["metadata"]["name"] != "windlass-nodes"]
+
+    assert without(render(AWARE)) == without(render())
+
+
+@pytest.mark.parametrize("values", [{}, AWARE], ids=["plain", "watching nodes"])
+def test_nothing_is_bound_to_everybody(values: dict[str, Any]) -> None:
     for kind in ("ClusterRoleBinding", "RoleBinding"):
-        for binding in of_kind(render(), kind):
+        for binding in of_kind(render(values), kind):
             assert all(subject["kind"] == "ServiceAccount" for subject in binding["subjects"])
 
 

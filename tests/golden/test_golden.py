@@ -7,6 +7,7 @@ They show in one page what a situation leads to. `pytest tests/golden --update` 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.decision import Decision
 from windlass.core.facts import gather
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
+from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
+WATCHING = replace(SETTINGS, health_taints=("AggregatedNodeHealth",))
 HERE = Path(__file__).parent
 # Told by a verdict (each like the others, see 16 and 22 to 25), by another condition, or by events only.
 AGENTS_OWN = {
@@ -30,8 +32,8 @@ AGENTS_OWN = {
     *(Reason.DATA_NOT_FOUND, Reason.DATA_UNREADABLE, Reason.DATA_EMPTY, Reason.MODEL_NOT_FOUND),
     *(Reason.MODEL_FORMAT_UNSAFE, Reason.SEQUENCE_TOO_LONG, Reason.PRECISION_UNSUPPORTED),
     *(Reason.CHECKPOINT_UNUSABLE, Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED),
-    Reason.NODES_MISSING,
-    *(Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED),
+    *(Reason.NODES_MISSING, Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED),
+    *(Reason.NODE_SUSPECTED, Reason.POD_FORCE_DELETED),
     *(Reason.DRIFT_CORRECTED, Reason.RECOVERED, Reason.CHECKPOINT_COMMITTED),
 }
 INPUTS = sorted(HERE.glob("*.input.yaml"))
@@ -51,12 +53,14 @@ def seen_in(world: dict[str, Any]) -> tuple[Job, Observed, datetime]:
         report=report,
         heard_at=report.sent_at if report is not None else None,
         refusals=tuple(refusal(item) for item in world.get("refusals", ())),
+        nodes=tuple(NodeView.from_wire(body) for body in world.get("nodes", ())),
+        listening_since=datetime.fromisoformat(world["listening"]) if "listening" in world else None,
     )
     return job, seen, datetime.fromisoformat(world["now"])
 
 
 def decided(world: dict[str, Any]) -> Decision:
-    return decide(*seen_in(world), SETTINGS)
+    return decide(*seen_in(world), WATCHING)
 
 
 def refusal(item: dict[str, Any]) -> Refusal:
@@ -69,7 +73,10 @@ def written(decision: Decision) -> dict[str, Any]:
         "status": decision.status,
         "applies": [dict(item) for item in decision.applies],
         "creates": [dict(item) for item in decision.creates],
-        "deletes": [f"{item.kind}/{item.name} ({item.uid})" for item in decision.deletes],
+        "deletes": [
+            f"{item.kind}/{item.name} ({item.uid}){' by force' if item.force else ''}"
+            for item in decision.deletes
+        ],
         "events": [f"{item.type} {item.reason}: {item.message}" for item in decision.events],
         "requeueAfterSeconds": decision.requeue_after_seconds,
         "orders": decision.orders.to_wire(),
@@ -103,7 +110,7 @@ def test_pairs_are_numbered_without_a_gap() -> None:
 def test_every_judge_speaks_in_some_pair() -> None:
     speaking = set()
     for path in INPUTS:
-        facts = gather(*seen_in(load(path)), SETTINGS)
+        facts = gather(*seen_in(load(path)), WATCHING)
         speaking.add(next(judge.__name__ for judge in FINETUNE_CHAIN if judge(facts) is not None))
     assert speaking == {judge.__name__ for judge in FINETUNE_CHAIN}
 

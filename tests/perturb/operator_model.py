@@ -6,7 +6,7 @@ an old read. `lost_round` makes it sleep through that wake-up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ from windlass.api.contract import Orders, Report
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision
 from windlass.core.judges.gang import PARTIAL_REFUSALS
-from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal
+from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
 SHARED_KINDS = ("ConfigMap", "Service", "NetworkPolicy")
+WATCHING = replace(SETTINGS, health_taints=("sick",))
 RESYNC = timedelta(seconds=20)
 Snapshot = dict[tuple[str, str], Body]
 
@@ -110,7 +111,7 @@ class Operator:
         try:
             if body is not None:
                 job = Job.from_wire(body)
-                decision = decide(job, self.observe(children), self.api.now, SETTINGS)
+                decision = decide(job, self.observe(children), self.api.now, WATCHING)
                 self.orders = decision.orders
                 if decision.requeue_after_seconds is not None:
                     wait = timedelta(seconds=decision.requeue_after_seconds)
@@ -133,6 +134,7 @@ class Operator:
             claims=tuple(
                 ClaimView.from_wire(body) for body in bodies if body["kind"] == "PersistentVolumeClaim"
             ),
+            nodes=tuple(NodeView.from_wire(body) for body in bodies if body["kind"] == "Node"),
             report=self.report,
             heard_at=self.heard_at,
             listening_since=self.listening_since,
@@ -166,7 +168,7 @@ class Operator:
         else:
             self.refused = None if decision.creates else self.refused
         for each in decision.deletes:
-            self.api.delete(each.kind, each.name, each.uid)
+            self.api.delete(each.kind, each.name, each.uid, force=each.force)
             self.wrote()
 
     def check_owner(self, item: Body) -> None:

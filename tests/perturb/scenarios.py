@@ -10,7 +10,8 @@ from typing import Any
 from perturb.operator_model import Operator
 from perturb.world import Api, Body, Gang, stamp
 from windlass.api import meta
-from windlass.api.meta import ExitCode, FailureClass, Reason
+from windlass.api.contract import Suspicion, Verdict
+from windlass.api.meta import Exclusion, ExitCode, FailureClass, Reason, SuspectReason
 from windlass.api.status import Failure
 
 Action = Callable[["World"], None]
@@ -129,6 +130,60 @@ def node_dies(index: int) -> Action:
     return act
 
 
+def a_node(name: str, *, ready: bool = True, taint: str = "") -> Body:
+    taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
+    condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
+    return {
+        "kind": "Node",
+        "metadata": {"name": name},
+        "spec": {"taints": taints},
+        "status": {"conditions": [condition]},
+    }
+
+
+def node_goes_silent(index: int) -> Action:
+    """The node and all on it fall silent; the control plane marks it, and nobody evicts its pod."""
+
+    def act(world: World) -> None:
+        name = world.pod(index)["spec"]["nodeName"]
+        world.gang.dead_nodes.add(name)
+        world.api.put(a_node(name, ready=False))
+
+    return act
+
+
+def node_becomes_unhealthy(index: int) -> Action:
+    """A monitor finds a broken device and taints the node; the ranks on it still work."""
+    return lambda world: world.api.put(a_node(world.pod(index)["spec"]["nodeName"], taint="sick")) and None
+
+
+def nothing_is_left_on_dead_nodes(world: World) -> bool:
+    return all(pod["spec"].get("nodeName") not in world.gang.dead_nodes for pod in world.api.of_kind("Pod"))
+
+
+def only_nodes(*names: str) -> Action:
+    def act(world: World) -> None:
+        world.gang.nodes = names
+
+    return act
+
+
+def pod_leaves_its_node(index: int, exclusion: Exclusion) -> Action:
+    """The leader lets a pod go because of its node."""
+
+    def act(world: World) -> None:
+        against = Suspicion(
+            reason=SuspectReason.DEVICE_ERROR,
+            exclusion=exclusion,
+            failure_class=FailureClass.INFRASTRUCTURE,
+            evidence=["Xid 79"],
+        )
+        verdict = Verdict(result="Preempted", step=world.gang.store.step, suspicion=against)
+        world.gang.end(world.pod(index), ExitCode.PREEMPTED, verdict)
+
+    return act
+
+
 def gang_wants_recreation(world: World) -> None:
     world.gang.wanted = True
 
@@ -228,6 +283,64 @@ SCENARIOS = (
     Scenario("leader-is-fenced", "Completed", ((at_step(30), leader_is_fenced),)),
     Scenario("node-of-pod-dies", "Completed", ((at_step(30), node_dies(1)),)),
     Scenario("node-of-leader-dies", "Completed", ((at_step(30), node_dies(0)),)),
+    Scenario("node-goes-silent", "Completed", ((at_step(30), node_goes_silent(1)),)),
+    Scenario("node-of-leader-goes-silent", "Completed", ((at_step(30), node_goes_silent(0)),)),
+    Scenario(
+        "stuck-pod-is-removed-by-force",
+        "Completed",
+        ((at_step(30), node_goes_silent(1)), (nothing_is_left_on_dead_nodes, gang_may_stay)),
+        spec=(("recovery.forceDeleteAfterSeconds", 0), ("training.maxSteps", 200)),
+    ),
+    Scenario("node-becomes-unhealthy", "Completed", ((at_step(30), node_becomes_unhealthy(1)),)),
+    Scenario("node-of-leader-becomes-unhealthy", "Completed", ((at_step(30), node_becomes_unhealthy(0)),)),
+    Scenario(
+        "all-nodes-become-unhealthy",
+        "Completed",
+        ((at_step(30), both(node_becomes_unhealthy(0), node_becomes_unhealthy(1))),),
+    ),
+    Scenario(
+        "pod-leaves-a-broken-node",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b", "node-c")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+        ),
+    ),
+    Scenario(
+        "leader-leaves-a-broken-node",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b", "node-c")),
+            (at_step(30), pod_leaves_its_node(0, Exclusion.REQUIRED)),
+        ),
+    ),
+    Scenario(
+        "no-other-node-until-the-suspicion-ends",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+            (when("Unschedulable"), gang_may_stay),
+        ),
+        spec=(("recovery.suspectNodeSeconds", 60),),
+    ),
+    Scenario(
+        "avoided-node-is-used-where-there-is-no-other",
+        "Completed",
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.PREFERRED)),
+        ),
+    ),
+    Scenario(
+        "delete-while-no-other-node-fits",
+        GONE,
+        (
+            (always, only_nodes("node-a", "node-b")),
+            (at_step(30), pod_leaves_its_node(1, Exclusion.REQUIRED)),
+            (when("Unschedulable"), delete_job),
+        ),
+    ),
     Scenario("gang-is-recreated", "Completed", ((at_step(30), gang_wants_recreation),)),
     Scenario(
         "gang-stands-still-for-a-while",

@@ -104,11 +104,11 @@ class Api:
         if all(job["metadata"]["uid"] != owner for job in self.of_kind("FineTuneJob")):
             self.remove(made)
 
-    def delete(self, kind: str, name: str, uid: str) -> None:
+    def delete(self, kind: str, name: str, uid: str, *, force: bool = False) -> None:
         body = self.objects.get((kind, name))
         if body is None or body["metadata"]["uid"] != uid:
             return
-        if kind == "Pod" and body["status"]["phase"] in ("Pending", "Running"):
+        if kind == "Pod" and not force and body["status"]["phase"] in ("Pending", "Running"):
             if "deletionTimestamp" not in body["metadata"]:
                 body["metadata"]["deletionTimestamp"] = stamp(self.now + timedelta(seconds=10))
                 self.touch(body)
@@ -150,6 +150,8 @@ class Gang:
         self.stands = False
         self.verdict_to_give: Failure | None = None
         self.dead_nodes: set[str] = set()
+        self.nodes: tuple[str, ...] = ()
+        """The only nodes there are, each with room for one pod; none means a node for every pod."""
         self.report: Report | None = None
         self.trained_by: list[tuple[int, str]] = []
 
@@ -162,6 +164,7 @@ class Gang:
             self.stands,
             self.verdict_to_give,
             self.dead_nodes,
+            self.nodes,
             self.report,
             self.trained_by,
         )
@@ -183,8 +186,16 @@ class Gang:
             else:
                 self.api.remove(pod)
         elif pod["status"]["phase"] == "Pending":
-            pod["spec"]["nodeName"] = f"node-of-{pod['metadata']['name']}"
+            node = self.place(pod)
             since = {"lastTransitionTime": stamp(self.api.now)}
+            if node is None:
+                refused = {"status": "False", "reason": "Unschedulable", "message": "no node fits"}
+                waits = [{"type": "PodScheduled", **refused}]
+                if pod["status"].get("conditions") != waits:
+                    pod["status"] = {"phase": "Pending", "conditions": waits}
+                    self.api.touch(pod)
+                return
+            pod["spec"]["nodeName"] = node
             pod["status"] = {
                 "phase": "Running",
                 "podIP": "10.0.0.1",
@@ -192,6 +203,24 @@ class Gang:
                 "containerStatuses": [{"state": {"running": {"startedAt": stamp(self.api.now)}}}],
             }
             self.api.touch(pod)
+
+    def place(self, pod: Body) -> str | None:
+        """The scheduler: the first free node that the pod does not have to avoid, a disliked one last."""
+        if not self.nodes:
+            return f"node-of-{pod['metadata']['name']}"
+        rules = pod["spec"].get("affinity", {}).get("nodeAffinity", {})
+        required = rules.get("requiredDuringSchedulingIgnoredDuringExecution", {"nodeSelectorTerms": []})
+        terms = required["nodeSelectorTerms"]
+        closed = {field["values"][0] for term in terms for field in term["matchFields"]}
+        preferred = rules.get("preferredDuringSchedulingIgnoredDuringExecution", ())
+        disliked = {rule["preference"]["matchFields"][0]["values"][0] for rule in preferred}
+        busy = {
+            other["spec"].get("nodeName")
+            for other in self.api.of_kind("Pod")
+            if other["status"]["phase"] in ("Pending", "Running")
+        }
+        free = [node for node in self.nodes if node not in closed | busy | self.dead_nodes]
+        return min(free, key=lambda node: node in disliked, default=None)
 
     def end(self, pod: Body, code: int, verdict: Verdict | None = None, **terminated: Any) -> None:
         message = verdict.model_dump_json(by_alias=True, exclude_none=True) if verdict is not None else ""

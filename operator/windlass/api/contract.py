@@ -12,7 +12,7 @@ from pydantic import Field
 
 from windlass.api.base import Model, StatusModel
 from windlass.api.finetune import FineTuneJobSpec
-from windlass.api.meta import CONTRACT_VERSION, FailureClass, Phase, Rung
+from windlass.api.meta import CONTRACT_VERSION, Exclusion, FailureClass, Phase, Rung, SuspectReason
 from windlass.api.status import (
     CheckpointRecord,
     FailedRank,
@@ -76,6 +76,15 @@ class Timeline(StatusModel):
     down: float = 0.0
 
 
+class Suspicion(StatusModel):
+    """What speaks against a node. Which node it is, the operator reads from the pod itself."""
+
+    reason: SuspectReason
+    exclusion: Exclusion
+    failure_class: FailureClass = Field(alias="class")
+    evidence: Annotated[list[str], Field(max_length=4)] = []
+
+
 class Verdict(StatusModel):
     """How an agent ended; also its termination message (at most 4096 bytes)."""
 
@@ -84,6 +93,8 @@ class Verdict(StatusModel):
     lost_steps: int = 0
     incarnation: int = 0
     failure: Failure | None = None
+    suspicion: Suspicion | None = None
+    """The pod was let go because of its node: its successor is to be placed on another one."""
 
 
 class MemberReport(StatusModel):
@@ -265,6 +276,10 @@ class BudgetUse(Model):
     since_step: int = 0
     signature: str | None = None
     signature_count: int = 0
+    nodes: dict[str, int] = {}
+    """Failures by the node of the first that failed."""
+    recent: dict[FailureClass, list[datetime]] = {}
+    """When failures happened, for classes whose budget is for a window of time; oldest first."""
 
 
 class IncarnationCause(Model):

@@ -21,6 +21,8 @@ LABEL_RUN_UID: Final = f"{GROUP}/run-uid"
 LABEL_INDEX: Final = f"{GROUP}/index"
 LABEL_TICKET: Final = f"{GROUP}/ticket"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
+ANNOTATION_AVOIDS: Final = f"{GROUP}/avoids-nodes"
+"""Names of the nodes that a pod may not be placed on, comma-separated: required when it was made."""
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "windlass"
 
@@ -124,6 +126,9 @@ class Reason(StrEnum):
     # recovery events
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
+    # nodes
+    NODE_SUSPECTED = "NodeSuspected"
+    POD_FORCE_DELETED = "PodForceDeleted"
     # other events
     DRIFT_CORRECTED = "DriftCorrected"
 
@@ -145,8 +150,25 @@ class Rung(StrEnum):
 
     IN_PLACE = "InPlace"
     RECREATE_POD = "RecreatePod"
+    OTHER_NODE = "OtherNode"
     SHRINK = "Shrink"
     RECREATE_GANG = "RecreateGang"
+
+
+class SuspectReason(StrEnum):
+    """Why a run avoids a node."""
+
+    NODE_LOST = "NodeLost"
+    DEVICE_ERROR = "DeviceError"
+    HEALTH_TAINT = "HealthTaint"
+    REPEATED_FAILURES = "RepeatedFailures"
+
+
+class Exclusion(StrEnum):
+    """How firmly a run avoids a node: never placed there, or only where no other node has room."""
+
+    REQUIRED = "Required"
+    PREFERRED = "Preferred"
 
 
 class Phase(StrEnum):

@@ -167,6 +167,9 @@ class Budgets(Model):
     """Reads and writes of the store that failed. Example: 10."""
     stall: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
     """Ranks that lived and made no progress, and were restarted by guards.stall. Example: 3."""
+    window_seconds: Annotated[int, Field(ge=60, le=2_592_000), Hint("86400 is a day")] = 86_400
+    """Failures of infrastructure and storage count for so long; older outages are forgotten, but ten times
+    the budget in all is the end. Unit: seconds. Example: 21600."""
 
 
 def _unique(value: Any, _: Any) -> bool:
@@ -204,13 +207,13 @@ class Recovery(Model):
 
     ladder: Annotated[
         list[Rung],
-        Field(min_length=1, max_length=4),
+        Field(min_length=1, max_length=5),
         Rule(
             cel="self.all(one, self.exists_one(other, other == one))",
             holds=_unique,
             wrong="a rung is named twice",
             got="{rung}",
-            allowed="InPlace, RecreatePod, Shrink and RecreateGang, each at most once",
+            allowed="InPlace, RecreatePod, OtherNode, Shrink and RecreateGang, each at most once",
             hint="remove the repeated rung; how often a rung is tried is set by budgets",
             computed={
                 "rung": Computed(
@@ -222,12 +225,14 @@ class Recovery(Model):
     ] = [
         Rung.IN_PLACE,
         Rung.RECREATE_POD,
+        Rung.OTHER_NODE,
         Rung.SHRINK,
         Rung.RECREATE_GANG,
     ]
-    """Rungs that are allowed: restart the ranks in their pods, replace the pod, go on with fewer nodes (only with
-    elastic), replace all pods. The lowest allowed one that can help is tried, whatever their order here, and a
-    higher one when it did not help. While the operator is away nobody makes pods, and ranks restart in theirs.
+    """Rungs that are allowed: restart the ranks in their pods, replace the pod, replace it on another node, go on
+    with fewer nodes (only with elastic), replace all pods. The lowest allowed one that can help is tried,
+    whatever their order here, and a higher one when it did not help. Without OtherNode no node is ever avoided.
+    While the operator is away nobody makes pods, and ranks restart in theirs.
     Example: [RecreatePod, RecreateGang]."""
     elastic: Elastic | None = None
     """Going on with fewer nodes than resources.nodes while some cannot be had; if left out, the gang waits until it is
@@ -239,6 +244,23 @@ class Recovery(Model):
     )
     """First wait before pods are made again; doubles while nothing gets better. Unit: seconds.
     Example: 30."""
+    suspect_node_seconds: Annotated[
+        int,
+        Field(ge=60, le=2_592_000),
+        Hint("3600 is an hour; remove OtherNode from the ladder to avoid no node"),
+    ] = 3600
+    """How long the run avoids a node after it failed there. Unit: seconds. Example: 86400."""
+    force_delete_after_seconds: (
+        Annotated[
+            int,
+            Field(ge=0, le=86_400),
+            Hint("leave it out unless stuck pods hold quota or devices, 60 is usual then"),
+        ]
+        | None
+    ) = None
+    """Seconds after the end of its grace period at which a pod on a dead node is removed from the API without
+    its kubelet's word; never if left out. What runs on that node is not ended by it. Unit: seconds.
+    Example: 60."""
     termination_grace_period_seconds: Annotated[
         int, Field(ge=5, le=86_400), Hint("allow for one step and one checkpoint, 120 is usual")
     ] = 120

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from windlass.api.base import StatusModel
-from windlass.api.meta import FailureClass, Phase, Rung
+from windlass.api.meta import Exclusion, FailureClass, Phase, Rung, SuspectReason
 from windlass.api.rules import ListMap
 
 
@@ -313,6 +313,31 @@ class Charges(StatusModel):
     """Life of the gang that the count is about; a later one clears all but memory."""
     used: dict[str, int] = {}
     """Failures by class."""
+    nodes: dict[str, int] = {}
+    """Failures by node."""
+    recent: dict[str, list[datetime]] = {}
+    """When failures happened, by class, where the budget is for a window of time."""
+
+
+class SuspectNode(StatusModel):
+    """A node that this run avoids for a while."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """Name of the node."""
+    reason: SuspectReason
+    """One word for what it is suspected of."""
+    failure_class: FailureClass = Field(alias="class")
+    """Class of the failure there."""
+    exclusion: Exclusion
+    """Required: no pod is placed there. Preferred: only where no other node has room."""
+    since: datetime
+    """When it was first suspected."""
+    until: datetime
+    """When it is free of suspicion again."""
+    count: int = 1
+    """How often it was suspected since then."""
+    evidence: Annotated[list[str], Field(max_length=4)] = []
+    """What was seen there."""
 
 
 class JobStatus(StatusModel):
@@ -358,6 +383,8 @@ class JobStatus(StatusModel):
     """Totals over the life of the run."""
     charges: Charges | None = None
     """Lost pods charged to recovery.budgets so far."""
+    suspect_nodes: Annotated[list[SuspectNode], Field(max_length=16), ListMap("name")] = []
+    """Nodes that this run avoids for a while, oldest first."""
     output: Output | None = None
     """The result, once there is one."""
     tracking: TrackingStatus | None = None

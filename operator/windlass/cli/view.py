@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.meta import ConditionType, Reason
+from windlass.api.meta import ConditionType, Exclusion, Reason
 from windlass.api.status import Condition, RecoveryRecord
 from windlass.core.observed import parse_status
 
@@ -25,6 +25,7 @@ def describe(job: dict[str, Any]) -> str:
         plan_lines(status),
         ledger_lines(status),
         recovery_lines(status),
+        suspect_lines(status),
         goodput_lines(status),
         trouble_lines(status),
         result_lines(status),
@@ -156,6 +157,17 @@ def recovery_line(row: RecoveryRecord) -> str:
         f"  {row.rung:<12} {who} ({how}, {row.failure_class})  step {row.from_step} -> {row.resumed_step}, "
         f"{row.lost_steps} lost, {row.seconds.total:.1f} s ({', '.join(parts)})"
     )
+
+
+def suspect_lines(status: FineTuneJobStatus) -> list[str]:
+    """Nodes that the run avoids, until when and why."""
+    lines = [
+        f"  {row.name}  {row.reason}, {'excluded' if row.exclusion is Exclusion.REQUIRED else 'avoided'} "
+        f"until {row.until:%Y-%m-%d %H:%M:%S} UTC, suspected {row.count}x"
+        + (f": {row.evidence[0]}" if row.evidence else "")
+        for row in status.suspect_nodes
+    ]
+    return ["suspect nodes", *lines] if lines and not is_finished(status) else []
 
 
 def goodput_lines(status: FineTuneJobStatus) -> list[str]:

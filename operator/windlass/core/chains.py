@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import elastic, gang, lifecycle, world
+from windlass.core.judges import elastic, gang, lifecycle, nodes, world
 
 Judge = Callable[[Facts], Outcome | None]
 
@@ -27,6 +27,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.config_is_lost,  # settle under which configuration this attempt runs
     world.name_is_taken,  # an object we need is somebody else's
     gang.gang_wants_recreation,  # the leader asks for a whole new gang
+    nodes.node_is_unhealthy,  # a device is not sound: save, and go on elsewhere
     gang.member_is_lost,  # charge the budget, give the place a new ticket
     gang.old_pods_are_in_the_way,  # two attempts never overlap
     elastic.gang_is_shrunk,  # it trains with fewer nodes: follow it, make the others
@@ -34,6 +35,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing
+    nodes.exclusion_is_over,  # a node is free again: a waiting pod may use it
     gang.gang_is_waiting,  # pods cannot start: say why
     gang.gang_is_running,  # follow the leader's reports
 )

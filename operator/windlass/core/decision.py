@@ -19,11 +19,12 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete one object, only if it still has this UID."""
+    """Delete one object, only if it still has this UID. `force` does not wait for the kubelet of a pod."""
 
     kind: str
     name: str
     uid: str
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ gets a property here, so that two judges cannot see one thing differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,10 +18,10 @@ from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import ConditionType, Rung
 from windlass.api.running import Elastic
 from windlass.api.status import Member
-from windlass.core import names
+from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
-from windlass.core.observed import Job, Observed, PodView
+from windlass.core.observed import Job, NodeView, Observed, PodView
 from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.core.status import progress
@@ -30,6 +30,8 @@ from windlass.core.status.conditions import Aspect, is_true, merge
 # A pod that outlives its grace period by this much has no kubelet that could end it.
 DEAD_KUBELET = timedelta(seconds=30)
 LOST_NODE = ("DeletionByTaintManager",)
+# Agents are heard every two seconds, by way of the leader, who misses a silent one after ten.
+SILENCE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Facts:
     slots: tuple[Slot, ...]
     # Objects of the present attempt besides pods, as they should be; nothing while there is no gang.
     shared: tuple[Manifest, ...] = ()
+    # Nodes of the run's pods by name, where nodes are watched.
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -77,6 +81,11 @@ class Facts:
         if self.job.spec is None:
             raise ValueError(f"spec: does not parse (got {self.job.spec_error}); judges must check first")
         return self.job.spec
+
+    @property
+    def job_now(self) -> Job:
+        """The job with the status as it is now, for rendering pods: what has expired counts no more."""
+        return replace(self.job, status=self.status)
 
     @property
     def leader(self) -> PodView | None:
@@ -112,11 +121,34 @@ class Facts:
             return self.report.verdict
         return parse_verdict(pod.termination_message) if pod.is_terminal else None
 
+    def node(self, pod: PodView) -> NodeView | None:
+        """The node of a pod, where nodes are watched."""
+        return self.nodes.get(pod.node or "")
+
+    def is_heard(self, pod: PodView) -> bool:
+        """Whether the pod's agent spoke not long ago; unknown counts as yes."""
+        if self.seen.listening_since is None or self.settings.report_url is None:
+            return True
+        known = (self.seen.listening_since, self.seen.heard_at)
+        newest = max(at for at in known if at is not None)
+        if self.now - newest >= SILENCE:
+            return False
+        if self.report is None:
+            return True
+        return any(member.pod_uid == pod.uid for member in self.report.members)
+
+    def is_on_lost_node(self, pod: PodView) -> bool:
+        """Whether its node is not ready and its agent not heard. A kubelet alone may fail while ranks go on."""
+        node = self.node(pod)
+        return node is not None and not node.ready and not self.is_heard(pod)
+
     def is_out_of_reach(self, pod: PodView) -> bool:
         """Whether the pod is being deleted and its node does not answer any more."""
         if pod.deletion_timestamp is None:
             return False
-        return pod.disruption in LOST_NODE or self.now >= pod.deletion_timestamp + DEAD_KUBELET
+        if pod.disruption in LOST_NODE or self.is_on_lost_node(pod):
+            return True
+        return self.now >= pod.deletion_timestamp + DEAD_KUBELET
 
     def blocks(self, pod: PodView) -> bool:
         """Whether nothing that replaces this pod may start yet. A zombie on a lost node is fenced instead."""
@@ -165,6 +197,7 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
     if report is not None and not progress.is_of_leader(report, leader, job.status):
         report = None
     status = job.status if report is None else progress.fold(job.status, report)
+    status = status.model_copy(update={"suspect_nodes": suspects.current(status.suspect_nodes, now)})
     shared: tuple[Manifest, ...] = ()
     if job.spec is not None and slots and seen.rendered is not None:
         shared = seen.rendered
@@ -180,6 +213,7 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
         pods=pods,
         slots=slots,
         shared=shared,
+        nodes={node.name: node for node in seen.nodes},
     )
 
 

@@ -121,6 +121,8 @@ class PodView:
     termination_message: str = ""
     unschedulable: str | None = None
     disruption: str | None = None
+    # Nodes that it may not be placed on, as it was made.
+    avoids: tuple[str, ...] = ()
     # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
     warning: str | None = None
 
@@ -172,8 +174,14 @@ class PodView:
             termination_message=ended.get("message") or "",
             unschedulable=scheduled.get("message", "no node fits") if refused else None,
             disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+            avoids=names_in((metadata.get("annotations") or {}).get(meta.ANNOTATION_AVOIDS)),
             warning=warning,
         )
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The names in a comma-separated annotation."""
+    return tuple(name for name in (text or "").split(",") if name)
 
 
 def label_number(labels: Wire, key: str) -> int:
@@ -186,6 +194,37 @@ def controller_uid(body: Wire) -> str | None:
     """The UID of an object's controlling owner, if any: what the run's own objects are known by."""
     owners = body["metadata"].get("ownerReferences") or ()
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A taint of a node."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node that hosts a pod of the run. `ready` is false as well when its kubelet is not heard of."""
+
+    name: str
+    ready: bool = True
+    taints: tuple[Taint, ...] = ()
+
+    @classmethod
+    def from_wire(cls, body: Wire) -> NodeView:
+        """Read a node as the API server returns it."""
+        conditions = (body.get("status") or {}).get("conditions") or ()
+        taints = (body.get("spec") or {}).get("taints") or ()
+        return cls(
+            name=body["metadata"]["name"],
+            ready=any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions),
+            taints=tuple(
+                Taint(item.get("key", ""), item.get("value") or "", item.get("effect", "")) for item in taints
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +291,8 @@ class Observed:
     # When that report arrived, by the operator's own clock.
     heard_at: datetime | None = None
     refusals: tuple[Refusal, ...] = ()
+    # Nodes that host pods of the run; none while the operator does not watch nodes.
+    nodes: tuple[NodeView, ...] = ()
     # Since when this operator can hear reports; silence before that says nothing.
     listening_since: datetime | None = None
     # The objects besides pods as this attempt should have them, if the shell has them at hand.

@@ -10,14 +10,18 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import Reason
 from windlass.core.chains import FINETUNE_CHAIN
-from windlass.core.decision import Decision
+from windlass.core.decision import Decision, Delete, Event
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
+from windlass.core.judges.nodes import forced_deletes, until_forced, until_node_is_lost
 from windlass.core.observed import Job, Observed
 from windlass.core.settings import RenderSettings
+from windlass.core.status import messages
 from windlass.core.status.events import events_between
+from windlass.core.suspects import until_expiry
 
 PROGRESS_INTERVAL: Final = timedelta(seconds=5)
 STANDING_INTERVAL: Final = timedelta(seconds=30)
@@ -41,13 +45,16 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         status, held_seconds = status_to_write(facts, outcome.status)
     written = FineTuneJobStatus.model_validate(status) if status is not None else None
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
+    waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
+    forced = forced_deletes(facts)
     return Decision(
         status=status,
         applies=outcome.applies,
         creates=outcome.creates,
-        deletes=outcome.deletes,
+        deletes=(*outcome.deletes, *forced),
         events=(
             *outcome.events,
+            *force_events(forced),
             *(events_between(facts.job.status, written) if written is not None else ()),
         ),
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
@@ -56,11 +63,24 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     )
 
 
+def force_events(forced: tuple[Delete, ...]) -> tuple[Event, ...]:
+    """One event, however many pods a node took with it."""
+    text = messages.force_deleted([item.name for item in forced])
+    return (Event("Warning", Reason.POD_FORCE_DELETED, text),) if forced else ()
+
+
 def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:
     """Seconds to the run's own deadline, while it is neither finished nor suspended."""
     if outcome.quiet or facts.job.spec is None or facts.job.spec.suspend or outcome.status.finished_at:
         return None
     return until_deadline(facts)
+
+
+def suspicion_wait(facts: Facts, outcome: Outcome) -> float | None:
+    """Seconds until the run avoids a node less, while it may still make pods."""
+    if outcome.quiet or outcome.status.finished_at:
+        return None
+    return until_expiry(outcome.status.suspect_nodes, facts.now)
 
 
 def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:

@@ -30,3 +30,5 @@ class RenderSettings:
     report_server_name: str = ""
     report_interval_seconds: float = 2.0
     ca_pem: str = ""
+    # Keys of taints that say that a node's devices are not sound; a trailing * stands for anything.
+    health_taints: tuple[str, ...] = ()

@@ -205,6 +205,9 @@ class Actor:
             await together(one, batch)
 
     async def _delete(self, namespace: str, delete: Delete) -> None:
+        if delete.force:
+            await self._delete_by_force(namespace, delete)
+            return
         known = self._caches.of(delete.kind).get(namespace, delete.name)
         version = None
         if known is not None and known["metadata"]["uid"] == delete.uid:
@@ -220,6 +223,16 @@ class Actor:
         except Conflict as error:
             # It changed since it was seen: the change may be why it should stay.
             raise Stale from error
+
+    async def _delete_by_force(self, namespace: str, delete: Delete) -> None:
+        """By UID alone: a dead kubelet changes nothing any more, and whoever else did is of no matter."""
+        try:
+            await self._client.delete_by_force(
+                of(delete.kind), delete.name, namespace=namespace, uid=delete.uid
+            )
+        except Conflict as error:
+            raise Stale from error
+        LOG.warning("pod removed by force", namespace=namespace, name=delete.name)
 
     # --- refusals -----------------------------------------------------------------------------
 

@@ -220,6 +220,22 @@ def slim_claim(body: Json) -> Json:
     }
 
 
+def slim_node(body: Json) -> Json:
+    """Whether a node is ready, and its taints: of some kilobytes a few hundred bytes."""
+    metadata, conditions = body["metadata"], (body.get("status") or {}).get("conditions") or ()
+    return {
+        "metadata": {key: metadata[key] for key in ("name", "uid", "resourceVersion") if key in metadata},
+        "spec": {"taints": (body.get("spec") or {}).get("taints") or []},
+        "status": {
+            "conditions": [
+                {"type": "Ready", "status": item.get("status")}
+                for item in conditions
+                if item.get("type") == "Ready"
+            ]
+        },
+    }
+
+
 def slim_child(body: Json) -> Json:
     """A Service, NetworkPolicy or ConfigMap. The data of an immutable ConfigMap cannot drift and is dropped."""
     kept: Json = {"metadata": slim_metadata(body)}

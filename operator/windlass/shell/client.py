@@ -258,6 +258,20 @@ class Client:
             if error.status != 404:
                 raise
 
+    async def delete_by_force(self, resource: Resource, name: str, *, namespace: str, uid: str) -> None:
+        """Remove exactly this object without waiting for whoever should end it. NotFound counts as done."""
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "gracePeriodSeconds": 0,
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self.send(Request("DELETE", resource.path(namespace, name), (), body))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
     async def watch(
         self, resource: Resource, *, namespace: str | None = None, labels: str = "", since: str = ""
     ) -> AsyncIterator[Json]:

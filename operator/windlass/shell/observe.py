@@ -20,6 +20,7 @@ from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, NotFound, Unreachable
 from windlass.shell.inbox import Inbox
+from windlass.shell.nodes import Nodes
 from windlass.shell.renderings import Renderings
 from windlass.shell.resources import EVENTS, of
 
@@ -49,6 +50,7 @@ class Caches:
     jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace, packs=has_ended))
     pods: Cache = field(default_factory=lambda: Cache(index=controller_uid))
     claims: Cache = field(default_factory=Cache)
+    nodes: Nodes = field(default_factory=Nodes)
     children: dict[str, Cache] = field(
         default_factory=lambda: {
             kind: Cache(index=controller_uid) for kind in ("ConfigMap", "Service", "NetworkPolicy")
@@ -109,7 +111,8 @@ class Observer:
     async def observe(self, job: Job) -> Observed:
         """What is seen of one run."""
         memory, settings = self.memory(job.uid), self._settings()
-        pods = [PodView.from_wire(body) for body in self.caches.pods.find(job.uid)]
+        bodies = self.caches.pods.find(job.uid)
+        pods = [PodView.from_wire(body) for body in bodies]
         await self._look_for_warnings(job, pods, memory)
         await self._look_at_strangers(job, memory)
         report, heard_at = self.inbox.report(job.uid), self.inbox.heard_at(job.uid)
@@ -121,6 +124,7 @@ class Observer:
             report=report,
             heard_at=heard_at,
             refusals=tuple(memory.refusals.values()),
+            nodes=self.caches.nodes.of(bodies),
             listening_since=self.listening_since,
             rendered=rendered,
         )

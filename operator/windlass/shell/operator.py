@@ -17,7 +17,7 @@ from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell import health as probes
 from windlass.shell.act import Actor
-from windlass.shell.cache import slim_child, slim_claim, slim_pod
+from windlass.shell.cache import slim_child, slim_claim, slim_node, slim_pod
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock, utc_now
 from windlass.shell.credentials import Credentials
@@ -39,7 +39,7 @@ from windlass.shell.queue import KeyedQueue
 from windlass.shell.reconciler import Reconciler
 from windlass.shell.reflector import Reflector, Selection
 from windlass.shell.reports import ReportServer
-from windlass.shell.resources import CLAIMS, FINE_TUNE_JOBS, PODS, of
+from windlass.shell.resources import CLAIMS, FINE_TUNE_JOBS, NODES, PODS, of
 from windlass.shell.settings import Settings
 from windlass.shell.tls import ServingCertificate
 
@@ -115,6 +115,8 @@ class Operator:
             for resource, cache, slim, labels in kinds:
                 selection = Selection(resource, slim, labels, namespace)
                 made.append(Reflector(self.client, cache, selection, Clock()))
+        if self.settings.watch_nodes:
+            made.append(Reflector(self.client, self.caches.nodes.cache, Selection(NODES, slim_node), Clock()))
         return made
 
     def _connect(self) -> None:
@@ -124,6 +126,7 @@ class Operator:
         for cache in self.caches.children.values():
             cache.changed = self._add_owner
         self.caches.claims.changed = self._add_namespace
+        self.caches.nodes.cache.changed = self._add_tenants
         self.inbox.arrived = lambda report: self.queue.add(
             (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
         )
@@ -164,6 +167,12 @@ class Operator:
         calm = present and comes_up and not metadata.get("deletionTimestamp")
         self._add_owner(body, GATHER_SECONDS if calm else 0.0)
 
+    def _add_tenants(self, node: dict[str, Any]) -> None:
+        """The runs that have pods on a node of which there is news."""
+        if self.caches.nodes.is_news(node):
+            for body in self.caches.nodes.pods_on(node["metadata"]["name"], self.caches.pods):
+                self._add_owner(body)
+
     def _add_namespace(self, body: dict[str, Any]) -> None:
         for job in self.caches.jobs.find(body["metadata"]["namespace"]):
             if not (job.get("status") or {}).get("finishedAt"):
@@ -179,6 +188,7 @@ class Operator:
             host_root=settings.host_root,
             report_url=url if certificate is not None else None,
             report_server_name=settings.report_host,
+            health_taints=settings.health_taints,
             ca_pem=certificate.authority_pem() if certificate is not None else "",
         )
 

@@ -1,8 +1,8 @@
 """All that the operator may do, as data: the chart renders it, a test compares, another runs under it.
 
 Two tables: cluster-wide rules (or per watched namespace, with the same rules in a Role), and rules in
-the operator's own namespace, bound to names. There is no verb on secrets, nodes or pods/exec, and no
-wildcard: the serving certificate is mounted, not read.
+the operator's own namespace, bound to names; a third is added where nodes are watched. There is no verb on
+secrets or pods/exec, no write to nodes, and no wildcard: the serving certificate is mounted, not read.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ CLUSTER_RULES: Final = (
     Rule("authentication.k8s.io", ("tokenreviews",), ("create",)),
 )
 
+# Only with node awareness, and cluster-wide, for nodes belong to no namespace.
+NODE_RULES: Final = (Rule("", ("nodes",), READ),)
+
 OWN_NAMESPACE_RULES: Final = (
     # A name cannot bind `create`: the object does not exist yet when the rule is asked.
     Rule("coordination.k8s.io", ("leases",), ("create",)),
@@ -59,6 +62,11 @@ OWN_NAMESPACE_RULES: Final = (
 def cluster_rules() -> list[dict[str, list[str]]]:
     """Rules of the ClusterRole."""
     return [rule.to_wire() for rule in CLUSTER_RULES]
+
+
+def node_rules() -> list[dict[str, list[str]]]:
+    """Rules of the ClusterRole that comes with node awareness."""
+    return [rule.to_wire() for rule in NODE_RULES]
 
 
 def namespace_rules(*, lease: str, slice_name: str) -> list[dict[str, list[str]]]:

@@ -49,6 +49,7 @@ CLAIMS: Final = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeCl
 EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+NODES: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
 TOKEN_REVIEWS: Final = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
 )
@@ -58,7 +59,7 @@ CHILD_KINDS: Final = (PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES)
 
 BY_KIND: Final = {
     resource.kind: resource
-    for resource in (*JOB_KINDS, *CHILD_KINDS, CLAIMS, EVENTS, LEASES, ENDPOINT_SLICES, TOKEN_REVIEWS)
+    for resource in (*JOB_KINDS, *CHILD_KINDS, CLAIMS, EVENTS, LEASES, ENDPOINT_SLICES, NODES, TOKEN_REVIEWS)
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 from windlass.core.settings import HostRootMount
 
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
+SWITCH: Final = ("true", "false")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -54,6 +55,10 @@ class Settings:
     """WINDLASS_HEALTH_PORT: TCP port of /healthz, /readyz and /metrics, 0 picks a free one (tests)."""
     lease_name: str = "windlass-operator"
     """WINDLASS_LEASE_NAME: the Lease that makes one replica the leader."""
+    watch_nodes: bool = False
+    """WINDLASS_WATCH_NODES: true watches nodes, for which the operator needs the right to read them."""
+    health_taints: tuple[str, ...] = ()
+    """WINDLASS_HEALTH_TAINTS: comma-separated keys of taints about devices that are not sound; * at the end."""
     log_level: str = "INFO"
     """WINDLASS_LOG_LEVEL: least severe level that is logged."""
 
@@ -94,6 +99,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         report_port=port(environment, "WINDLASS_REPORT_PORT", defaults.report_port),
         health_port=port(environment, "WINDLASS_HEALTH_PORT", defaults.health_port),
         lease_name=environment.get("WINDLASS_LEASE_NAME") or defaults.lease_name,
+        watch_nodes=one_of(environment, "WINDLASS_WATCH_NODES", SWITCH, default="false") == "true",
+        health_taints=names(environment.get("WINDLASS_HEALTH_TAINTS", "")),
         log_level=one_of(environment, "WINDLASS_LOG_LEVEL", LOG_LEVELS, default=defaults.log_level),
     )
 

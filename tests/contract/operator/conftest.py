@@ -21,8 +21,9 @@ def system(api_server: Client, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def operator(api_server: Client, system: Path) -> Iterator[Operator]:
-    """A leading operator."""
-    running = start(api_server, system / "one", "operator-1")
+    """A leading operator that watches nodes; those that other tests bind pods to do not exist."""
+    watching = {"WINDLASS_WATCH_NODES": "true", "WINDLASS_HEALTH_TAINTS": "windlass.dev/unhealthy"}
+    running = start(api_server, system / "one", "operator-1", **watching)
     try:
         yield running.await_ready().await_leading()
     finally:

@@ -168,16 +168,16 @@ class Cluster:
     def status(self, pod: str, status: Json) -> None:
         self.api.merge(f"{self.core}/pods/{pod}/status", {"status": status}).expect(200)
 
-    def place_pod(self, pod: str) -> None:
+    def place_pod(self, pod: str, node: str = "node-1") -> None:
         """As if the scheduler bound the pod."""
         if "nodeName" not in self.api.get(f"{self.core}/pods/{pod}").expect(200)["spec"]:
             binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}}
-            target = {"target": {"apiVersion": "v1", "kind": "Node", "name": "node-1"}}
+            target = {"target": {"apiVersion": "v1", "kind": "Node", "name": node}}
             self.api.create(f"{self.core}/pods/{pod}/binding", binding | target).expect(201)
 
-    def run_pod(self, pod: str) -> None:
+    def run_pod(self, pod: str, node: str = "node-1") -> None:
         """As if the pod was placed and its container started."""
-        self.place_pod(pod)
+        self.place_pod(pod, node)
         state = {"running": {"startedAt": now()}}
         self.status(pod, {"phase": "Running", "podIP": "198.18.0.9", "containerStatuses": [container(state)]})
 
@@ -290,6 +290,10 @@ def grant(api: Client) -> None:
     )
     binding = {"metadata": metadata, "roleRef": reference("ClusterRole"), "subjects": subject}
     api.create(f"{rbac}/clusterrolebindings", binding).expect(201)
+    nodes = {"name": "windlass-nodes"}
+    api.create(f"{rbac}/clusterroles", {"metadata": nodes, "rules": permissions.node_rules()}).expect(201)
+    reading = {"metadata": nodes, "roleRef": reference("ClusterRole") | nodes, "subjects": subject}
+    api.create(f"{rbac}/clusterrolebindings", reading).expect(201)
     api.create(f"{rbac}/namespaces/{SYSTEM}/roles", {"metadata": metadata, "rules": own}).expect(201)
     binding = {"metadata": metadata, "roleRef": reference("Role"), "subjects": subject}
     api.create(f"{rbac}/namespaces/{SYSTEM}/rolebindings", binding).expect(201)

@@ -165,14 +165,14 @@ RULES: list[tuple[str, Any, str]] = [
     (
         "recovery.ladder",
         ["InPlace", "RecreatePod", "InPlace"],
-        "spec.recovery.ladder: a rung is named twice (got InPlace); allowed: InPlace, RecreatePod, "
+        "spec.recovery.ladder: a rung is named twice (got InPlace); allowed: InPlace, RecreatePod, OtherNode, "
         "Shrink and RecreateGang, each "
         "at most once. hint: remove the repeated rung; how often a rung is tried is set by budgets",
     ),
     (
         "recovery.ladder",
         [],
-        "spec.recovery.ladder: has the wrong size (got 0 entries); allowed: 1 to 4 entries. hint: add one, or "
+        "spec.recovery.ladder: has the wrong size (got 0 entries); allowed: 1 to 5 entries. hint: add one, or "
         "leave the "
         "field out if it is optional",
     ),
@@ -180,7 +180,7 @@ RULES: list[tuple[str, Any, str]] = [
         "recovery.ladder",
         ["Restart"],
         'spec.recovery.ladder[0]: is not supported (got "Restart"); allowed: InPlace, RecreatePod, '
-        "Shrink, RecreateGang. hint: "
+        "OtherNode, Shrink, RecreateGang. hint: "
         "choose one of the allowed values",
     ),
     (

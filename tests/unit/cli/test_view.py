@@ -158,3 +158,45 @@ def test_an_exit_code_and_a_lost_pod_are_told_apart() -> None:
     ]
     said = view.describe(job(recoveries=rows))
     assert "rank 1 (exit 1, Crash)" in said and "a-1-2 (lost, Crash)" in said
+
+
+SUSPECTS = [
+    {
+        "name": "node-1",
+        "reason": "DeviceError",
+        "class": "Infrastructure",
+        "exclusion": "Required",
+        "since": "2026-01-01T00:00:00Z",
+        "until": "2026-01-01T01:00:00Z",
+        "count": 2,
+        "evidence": ["Xid 79", "more"],
+    },
+    {
+        "name": "node-2",
+        "reason": "NodeLost",
+        "class": "Infrastructure",
+        "exclusion": "Preferred",
+        "since": "2026-01-01T00:00:00Z",
+        "until": "2026-01-01T01:00:00Z",
+    },
+]
+
+
+def test_suspect_nodes_are_shown_with_reason_and_end() -> None:
+    lines = view.describe(job(suspectNodes=SUSPECTS)).splitlines()
+    begin = lines.index("suspect nodes")
+    assert lines[begin + 1 : begin + 3] == [
+        "  node-1  DeviceError, excluded until 2026-01-01 01:00:00 UTC, suspected 2x: Xid 79",
+        "  node-2  NodeLost, avoided until 2026-01-01 01:00:00 UTC, suspected 1x",
+    ]
+
+
+def test_a_finished_job_avoids_no_node() -> None:
+    status = parse_status(job(suspectNodes=SUSPECTS)["status"])
+    ended = status.model_copy(
+        update={
+            "conditions": [status.conditions[0].model_copy(update={"type": "Complete", "status": "True"})]
+        }
+    )
+    assert view.suspect_lines(status) and view.suspect_lines(ended) == []
+    assert view.suspect_lines(status.model_copy(update={"suspect_nodes": []})) == []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 from hypothesis import HealthCheck, given, settings
 
 from unit.core.builders import UID
 from unit.core.worlds import World, worlds
 from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.meta import Exclusion, Reason
 from windlass.core import names
 from windlass.core.decision import Decision
+from windlass.core.observed import PodView, names_in
 from windlass.core.status.events import EVENTS_PER_WRITE
 
 
@@ -89,11 +92,40 @@ def only_what_is_ours_is_deleted_and_no_working_member(world: World, decision: D
             assert delete.uid == UID and is_ended(job.status)
         elif delete.kind == "ConfigMap":
             assert delete.uid in configs
+        elif delete.force:
+            asked = job.spec.recovery.force_delete_after_seconds if job.spec is not None else None
+            ends = owned[delete.uid].deletion_timestamp
+            assert asked is not None and ends is not None
+            assert world.now >= ends + timedelta(seconds=asked)
         else:
             pod = owned[delete.uid]
             assert pod.deletion_timestamp is None
-            # A member's pod by name and UID may only go when the whole run rests.
-            assert resting or members.get(pod.name, pod.uid) not in (None, pod.uid) or pod.name not in members
+            # A member's pod by name and UID may only go when the whole run rests, or its node is unhealthy.
+            stays = members.get(pod.name, pod.uid) in (None, pod.uid) and pod.name in members
+            assert resting or not stays or is_on_tainted_node(world, pod)
+
+
+def is_on_tainted_node(world: World, pod: PodView) -> bool:
+    return any(
+        node.name == pod.node and any(t.key == "sick" for t in node.taints) for node in world.seen.nodes
+    )
+
+
+def nodes_are_avoided_for_a_while_and_by_every_new_pod(world: World, decision: Decision) -> None:
+    job, after = world.job.build(), written(world, decision)
+    if decision.status is not None:
+        assert all(item.until > world.now for item in after.suspect_nodes)
+        assert len(after.suspect_nodes) <= 16
+    if job.spec is not None and "OtherNode" not in job.spec.recovery.ladder:
+        known = {item.name for item in job.status.suspect_nodes}
+        assert {item.name for item in after.suspect_nodes} <= known
+    closed = {
+        item.name
+        for item in job.status.suspect_nodes
+        if item.until > world.now and item.exclusion is Exclusion.REQUIRED
+    }
+    for item in decision.creates:
+        assert set(names_in(item["metadata"]["annotations"].get("windlass.dev/avoids-nodes"))) == closed
 
 
 def a_run_that_rests_makes_nothing(world: World, decision: Decision) -> None:
@@ -103,7 +135,8 @@ def a_run_that_rests_makes_nothing(world: World, decision: Decision) -> None:
     if job.deleting:
         assert decision.is_idle
     if is_ended(job.status):
-        assert decision.status is None and decision.events == ()
+        told = {event.reason for event in decision.events}
+        assert decision.status is None and told <= {Reason.POD_FORCE_DELETED}
 
 
 def conditions_tell_one_story(world: World, decision: Decision) -> None:
@@ -122,7 +155,9 @@ def conditions_tell_one_story(world: World, decision: Decision) -> None:
 
 def events_are_few_short_and_come_with_a_write(world: World, decision: Decision) -> None:
     assert len(decision.events) <= EVENTS_PER_WRITE
-    assert decision.status is not None or decision.events == ()
+    # By force goes what leaves no other trace: the pod was replaced, and its status written, long before.
+    quiet = {event.reason for event in decision.events} <= {Reason.POD_FORCE_DELETED}
+    assert decision.status is not None or quiet
     assert decision.status is not None or decision.confirm_absent == ()
     for event in decision.events:
         assert event.message and len(event.message) <= 1024
@@ -148,6 +183,7 @@ CHECKS = (
     pods_are_made_of_stored_tickets_only_and_never_beside_new_ones,
     only_what_is_ours_is_deleted_and_no_working_member,
     a_run_that_rests_makes_nothing,
+    nodes_are_avoided_for_a_while_and_by_every_new_pod,
     conditions_tell_one_story,
     events_are_few_short_and_come_with_a_write,
     every_second_of_a_status_is_accounted_for,

@@ -15,6 +15,7 @@ from windlass.core.failure.classify import Judgement
 
 Kind = FailureClass
 RECOVERY = Recovery()
+INP, POD, NODE, GANG = Rung.IN_PLACE, Rung.RECREATE_POD, Rung.OTHER_NODE, Rung.RECREATE_GANG
 
 
 def a_judgement(kind: Kind = Kind.CRASH, **fields: object) -> Judgement:
@@ -23,7 +24,7 @@ def a_judgement(kind: Kind = Kind.CRASH, **fields: object) -> Judgement:
         "reason": str(kind),
         "message": "it broke",
         "hint": "mend it",
-        "first_failed": FailedRank(rank=1),
+        "first_failed": FailedRank(rank=1, node="node-1"),
         "evidence": ("ValueError: x",),
         "signature": "a",
     }
@@ -117,7 +118,9 @@ def test_bare_signals_are_the_same_only_at_the_same_step() -> None:
 def test_newer_checkpoint_makes_everything_new() -> None:
     use = charge_often(5, Kind.CRASH).use
     made = charge(use, a_judgement(), RECOVERY, place(verified=20))
-    assert made.use == BudgetUse(used={Kind.CRASH: 1}, since_step=20, signature="a", signature_count=1)
+    assert made.use == BudgetUse(
+        used={Kind.CRASH: 1}, since_step=20, signature="a", signature_count=1, nodes={"node-1": 1}
+    )
     assert made.delay_seconds == 0
 
 
@@ -143,10 +146,26 @@ def test_first_rung_by_class(kind: Kind, fields: dict[str, object], memory_group
     assert made.rung is rung
 
 
-def test_every_second_failure_climbs_a_rung() -> None:
-    rungs = [charge_often(times, Kind.INFRASTRUCTURE).rung for times in range(1, 8)]
-    pod, gang = Rung.RECREATE_POD, Rung.RECREATE_GANG
-    assert rungs == [Rung.IN_PLACE, Rung.IN_PLACE, pod, pod, gang, gang, gang]
+@pytest.mark.parametrize(
+    ("kind", "fields", "rungs"),
+    [
+        (Kind.CRASH, {}, [INP, INP, POD, NODE, GANG]),
+        (Kind.CRASH, {"whole_pod": True}, [POD, NODE, GANG, GANG, GANG]),
+        # The second failure of the infrastructure on one node is no accident.
+        (Kind.INFRASTRUCTURE, {}, [INP, NODE, NODE, NODE, GANG]),
+        (Kind.INFRASTRUCTURE, {"whole_pod": True}, [POD, NODE, GANG, GANG, GANG]),
+        (Kind.INFRASTRUCTURE, {"row": "hardware"}, [NODE, NODE, NODE, NODE, GANG]),
+        (Kind.INFRASTRUCTURE, {"row": "node lost", "whole_pod": True}, [NODE, NODE, GANG, GANG, GANG]),
+        # What the node has no part in, and what happened nobody knows where, moves to no other node.
+        (Kind.STORAGE, {}, [INP, INP, POD, GANG, GANG]),
+        (Kind.OUT_OF_MEMORY, {}, [INP, INP]),
+        (Kind.CRASH, {"first_failed": FailedRank(rank=1)}, [INP, INP, POD, GANG, GANG]),
+    ],
+)
+def test_ladder_is_entered_by_class_and_climbed(
+    kind: Kind, fields: dict[str, object], rungs: list[Rung]
+) -> None:
+    assert [charge_often(times + 1, kind, **fields).rung for times in range(len(rungs))] == rungs
 
 
 def test_rungs_that_the_ladder_lacks_are_passed_over() -> None:

@@ -26,9 +26,11 @@ from windlass.api.meta import Reason
 from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
-from windlass.core.judges import elastic, gang, lifecycle, world
-from windlass.core.observed import ObjectView, Observed, PodView, Refusal
+from windlass.core.judges import elastic, gang, lifecycle, nodes, world
+from windlass.core.observed import NodeView, ObjectView, Observed, PodView, Refusal, Taint
 from windlass.core.reconcile import decide
+
+WATCHING = replace(SETTINGS, health_taints=("sick",))
 
 
 @dataclass
@@ -41,6 +43,7 @@ class Scene:
     claims: tuple[Any, ...] = claims()
     report: Any = None
     refusals: tuple[Refusal, ...] = ()
+    nodes: tuple[NodeView, ...] = ()
     now: datetime = NOW
 
     def facts(self) -> Facts:
@@ -56,8 +59,9 @@ class Scene:
             report=self.report,
             heard_at=heard,
             refusals=self.refusals,
+            nodes=self.nodes,
         )
-        return gather(built, seen, self.now, SETTINGS)
+        return gather(built, seen, self.now, WATCHING)
 
 
 def speaker(scene: Scene) -> str:
@@ -125,6 +129,10 @@ def wants_gang(scene: Scene) -> None:
     scene.report = a_report(wanted="RecreateGang")
 
 
+def unhealthy(scene: Scene) -> None:
+    scene.nodes = (NodeView("node-0", taints=(Taint("sick"),)),)
+
+
 def member_lost(scene: Scene) -> None:
     scene.pods = (scene.pods[0], an_ended_pod(1, 2, exit_code=17))
 
@@ -163,6 +171,12 @@ def backing_off(scene: Scene) -> None:
 
 def incomplete(scene: Scene) -> None:
     unmake_last(scene)
+
+
+def exclusion_over(scene: Scene) -> None:
+    """It waits for a node, kept off one that is free of suspicion by now."""
+    kept_off = a_pod(1, 2, phase="Pending", node=None, unschedulable="0/2 nodes", avoids=("node-9",))
+    scene.pods = (scene.pods[0], kept_off)
 
 
 def waiting(scene: Scene) -> None:
@@ -206,6 +220,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "config_is_lost": config_lost,
     "name_is_taken": name_taken,
     "gang_wants_recreation": wants_gang,
+    "node_is_unhealthy": unhealthy,
     "member_is_lost": member_lost,
     "old_pods_are_in_the_way": old_pods,
     "gang_is_shrunk": shrunk,
@@ -213,6 +228,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
+    "exclusion_is_over": exclusion_over,
     "gang_is_waiting": waiting,
     "gang_is_running": nothing,
 }
@@ -223,7 +239,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
     assert list(CASES) == ORDER
     known = {
         value
-        for module in (elastic, gang, lifecycle, world)
+        for module in (elastic, gang, lifecycle, nodes, world)
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }
@@ -292,7 +308,7 @@ def test_decision_is_the_outcome_of_the_judge_that_speaks(name: str) -> None:
     judge = next(each for each in FINETUNE_CHAIN if each.__name__ == name)
     outcome = judge(facts)
     assert outcome is not None
-    made = decide(facts.job, facts.seen, facts.now, SETTINGS)
+    made = decide(facts.job, facts.seen, facts.now, WATCHING)
     assert made.orders == outcome.orders
     assert (made.creates, made.applies, made.deletes) == (
         outcome.creates,

@@ -301,7 +301,13 @@ def test_newer_checkpoint_resets_the_count() -> None:
     decision = judge(job, pods=(a_pod(0, 1), killed))
     assert tickets(decision) == [1, 3]
     assert decision.status is not None
-    assert decision.status["charges"] == {"sinceStep": 20, "incarnation": 3, "used": {"OutOfMemory": 1}}
+    assert decision.status["charges"] == {
+        "sinceStep": 20,
+        "incarnation": 3,
+        "used": {"OutOfMemory": 1},
+        "nodes": {"node-1": 1},
+        "recent": {},
+    }
 
 
 def test_newer_incarnation_resets_the_count_of_all_but_memory() -> None:

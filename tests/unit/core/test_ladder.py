@@ -18,7 +18,7 @@ from windlass.core.failure.budget import (
     CONFIGURATION_RETRIES,
     RUNGS,
     SAME_FAILURE_LIMIT,
-    TRIES_PER_RUNG,
+    TRIES,
     Charge,
     Place,
     after_progress,
@@ -34,8 +34,8 @@ from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
 
 Kind = FailureClass
-IN_PLACE, POD, GANG = RUNGS
-LADDERS = [list(rungs) for size in (1, 2, 3) for rungs in itertools.combinations(RUNGS, size)]
+IN_PLACE, POD, NODE, GANG = RUNGS
+LADDERS = [list(rungs) for size in (1, 2, 3, 4) for rungs in itertools.combinations(RUNGS, size)]
 
 
 def a_judgement(kind: Kind = Kind.CRASH, signature: str = "s", **fields: object) -> Judgement:
@@ -44,7 +44,7 @@ def a_judgement(kind: Kind = Kind.CRASH, signature: str = "s", **fields: object)
         "reason": str(kind),
         "message": "it broke",
         "hint": "mend it",
-        "first_failed": FailedRank(rank=1),
+        "first_failed": FailedRank(rank=1, node="node-1"),
         "evidence": ("ValueError: x",),
         "signature": signature,
     }
@@ -122,10 +122,10 @@ def test_ladder_is_climbed_and_never_left(ladder: list[Rung], gone: bool) -> Non
 
 @pytest.mark.parametrize(
     ("used", "rung"),
-    [(1, IN_PLACE), (2, IN_PLACE), (3, POD), (4, POD), (5, GANG), (6, GANG), (50, GANG)],
+    [(1, IN_PLACE), (2, IN_PLACE), (3, POD), (4, NODE), (5, GANG), (6, GANG), (50, GANG)],
 )
-def test_two_tries_on_each_rung(used: int, rung: Rung) -> None:
-    assert TRIES_PER_RUNG == 2
+def test_each_rung_has_its_tries(used: int, rung: Rung) -> None:
+    assert TRIES == {IN_PLACE: 2, POD: 1, NODE: 1}
     assert next_rung(list(RUNGS), a_judgement(), used, memory_group=False) is rung
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windlass.api.meta import FailureClass, Reason
-from windlass.api.status import FailedRank, Failure, Progress
+from windlass.api.meta import Exclusion, FailureClass, Reason, SuspectReason
+from windlass.api.status import FailedRank, Failure, Progress, SuspectNode
 from windlass.core.status import messages
 
 KIND = FailureClass
@@ -26,6 +27,20 @@ def failed(message: str = "boom", hint: str = "", **place: object) -> Failure:
         first_failed=FailedRank(**place),  # type: ignore[arg-type]
     )
 
+
+def a_suspect(exclusion: Exclusion, *evidence: str) -> SuspectNode:
+    return SuspectNode(
+        name="node-1",
+        reason=SuspectReason.DEVICE_ERROR,
+        failure_class=KIND.INFRASTRUCTURE,
+        exclusion=exclusion,
+        since=datetime(2026, 11, 23, 12, tzinfo=UTC),
+        until=datetime(2026, 11, 23, 13, tzinfo=UTC),
+        evidence=list(evidence),
+    )
+
+
+LOOK = ". hint: look at the node (`kubectl describe node node-1`), and cordon it if other runs fail there too"
 
 # What a judge says, and what the user then reads.
 HINTED: list[tuple[str, str]] = [
@@ -77,6 +92,33 @@ HINTED: list[tuple[str, str]] = [
         "taken back when they come; global batch and order of samples are unchanged",
     ),
     (
+        messages.node_suspected(a_suspect(Exclusion.REQUIRED, "Xid 79.", "more")),
+        "node node-1 is suspected (DeviceError) and no pod of the run is placed there until 2026-11-23T13:00:00Z: "
+        "Xid 79" + LOOK,
+    ),
+    (
+        messages.node_suspected(a_suspect(Exclusion.PREFERRED)),
+        "node node-1 is suspected (DeviceError) and the run avoids it until 2026-11-23T13:00:00Z" + LOOK,
+    ),
+    (
+        messages.force_deleted(["triage-1-2"]),
+        "removed from the API by force, since they outlived their grace period on a dead node: triage-1-2. hint: what "
+        "still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
+    ),
+    (
+        messages.force_deleted([f"p{number}" for number in range(10)]),
+        "removed from the API by force, since they outlived their grace period on a dead node: p0, p1, p2, p3, p4, "
+        "p5, p6, p7 and 2 more. hint: what still runs there cannot commit checkpoints; end or repair the node before "
+        "you trust its devices",
+    ),
+    (
+        messages.avoided_nodes_block(
+            "triage-1-3", ("node-1", "node-2"), "2026-11-23T13:00:00Z", "0/2 nodes."
+        ),
+        "no node takes pod triage-1-3, which may not be placed on node-1, node-2 until 2026-11-23T13:00:00Z "
+        "(status.suspectNodes): 0/2 nodes. hint: add nodes, or wait: the pod is made anew without that exclusion then",
+    ),
+    (
         messages.image_unavailable("triage-0-1", "registry.example/x:1", "not found."),
         "the image of pod triage-0-1 cannot be pulled (got registry.example/x:1): not found. hint: check pod.image "
         "and pod.imagePullSecrets, and that the node reaches the registry",
@@ -105,10 +147,17 @@ HINTED: list[tuple[str, str]] = [
         "restricted",
     ),
     (
-        messages.budget_exhausted(KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9."),
+        messages.budget_exhausted(
+            KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9.", count=3
+        ),
         "3 failures of class OutOfMemory without a newer verified checkpoint (budget 2); last: rank 1 was killed for "
         "memory by signal 9. hint: cure the cause that status.lastFailure names and create a new job, or raise "
         "recovery.budgets",
+    ),
+    (
+        messages.budget_exhausted(KIND.INFRASTRUCTURE, 10, "node lost", count=11, within_seconds=86_400),
+        "11 failures of class Infrastructure without a newer verified checkpoint (budget 10 in 86400 s); last: node "
+        "lost. hint: cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
     ),
     (
         messages.deadline_exceeded(3600),
@@ -207,6 +256,19 @@ PLAIN: list[tuple[str, str]] = [
         messages.member_lost("pod triage-1-2 went away", "triage-1-3"),
         "pod triage-1-2 went away; triage-1-3 takes its place",
     ),
+    (
+        messages.exclusion_over("triage-1-3", ("node-1",)),
+        "node-1 is free of suspicion; pod triage-1-3 is made anew",
+    ),
+    (
+        messages.exclusion_over("triage-1-3", ("node-1", "node-2")),
+        "node-1, node-2 are free of suspicion; pod triage-1-3 is made anew",
+    ),
+    (
+        messages.node_unhealthy("triage-1-2", "node-1", "AggregatedNodeHealth"),
+        "node node-1 carries the taint AggregatedNodeHealth: pod triage-1-2 saves and goes on on another node",
+    ),
+    (messages.moved("triage-1-2", "DeviceError"), "pod triage-1-2 leaves its node (DeviceError)"),
     (messages.gang_recreated(2, "node lost"), "attempt 2 replaces every pod (node lost)"),
     (messages.backing_off(10.4, "boom"), "the next try waits 10 s (boom)"),
     (messages.suspending(), "the ranks save and leave"),

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from unit.core.builders import SETTINGS, JobBuilder, a_checkpoint, a_job, a_pod, at, claims, shared
-from windlass.api.contract import Report, RunIdentity, Timeline, Verdict
+from windlass.api.contract import Report, RunIdentity, Suspicion, Timeline, Verdict
 from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.meta import ExitCode, FailureClass, Phase, Reason, Rung
+from windlass.api.meta import Exclusion, ExitCode, FailureClass, Phase, Reason, Rung, SuspectReason
 from windlass.api.status import (
     Condition,
     Counters,
@@ -21,10 +21,11 @@ from windlass.api.status import (
     Member,
     Progress,
     RecoveryRecord,
+    SuspectNode,
 )
 from windlass.core import names
 from windlass.core.decision import Decision
-from windlass.core.observed import ObjectView, Observed, PodView, Refusal
+from windlass.core.observed import NodeView, ObjectView, Observed, PodView, Refusal, Taint
 from windlass.core.reconcile import decide
 
 NOW = at(600)
@@ -42,6 +43,13 @@ VERDICTS = st.builds(
     result=st.sampled_from(["Succeeded", "Failed", "Preempted", "Fenced"]),
     step=st.integers(0, 100),
     failure=st.none() | FAILURES,
+    suspicion=st.none()
+    | st.builds(
+        Suspicion,
+        reason=st.sampled_from(list(SuspectReason)),
+        exclusion=st.sampled_from(list(Exclusion)),
+        failure_class=st.sampled_from(list(FailureClass)),
+    ),
 )
 ROWS = st.builds(
     RecoveryRecord,
@@ -53,6 +61,27 @@ ROWS = st.builds(
 )
 
 
+SUSPECTS = st.builds(
+    SuspectNode,
+    name=st.sampled_from(["node-0", "node-1", "node-2", "node-9"]),
+    reason=st.sampled_from(list(SuspectReason)),
+    failure_class=st.just(FailureClass.INFRASTRUCTURE),
+    exclusion=st.sampled_from(list(Exclusion)),
+    since=st.just(at(100)),
+    until=st.sampled_from([at(500), at(600), at(700)]),
+)
+TAINTS = st.sampled_from([(), (Taint("other"),), (Taint("sick"),)])
+NODES = st.builds(
+    lambda ready, taints: tuple(
+        NodeView(f"node-{index}", each, each_taints)
+        for index, (each, each_taints) in enumerate(zip(ready, taints, strict=True))
+    ),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.lists(TAINTS, min_size=3, max_size=3),
+)
+WATCHING = replace(SETTINGS, health_taints=("sick",))
+
+
 @dataclass(frozen=True)
 class World:
     """One job, what is seen of it, and when."""
@@ -62,7 +91,7 @@ class World:
     now: datetime
 
     def decided(self) -> Decision:
-        return decide(self.job.build(), self.seen, self.now, SETTINGS)
+        return decide(self.job.build(), self.seen, self.now, WATCHING)
 
     def after(self, decision: Decision) -> World:
         """The same world once the status is written; nothing else has happened yet."""
@@ -112,6 +141,7 @@ def statuses(draw: st.DrawFn, nodes: int) -> FineTuneJobStatus:
         progress=Progress(step=draw(st.integers(0, 60)), updated_at=draw(MAYBE_TIMES)),
         checkpoints=[a_checkpoint(step) for step in draw(st.sampled_from([(), (20,), (40, 20)]))],
         recoveries=draw(st.lists(ROWS, max_size=4)),
+        suspect_nodes=draw(st.lists(SUSPECTS, max_size=3, unique_by=lambda item: item.name)),
         counters=Counters(back_off_seconds=draw(st.integers(0, 90)), suspended_seconds=7),
     )
 
@@ -147,6 +177,7 @@ STATES = st.one_of(
     st.just({}),
     st.just({"phase": "Pending", "started_at": None}),
     st.just({"phase": "Pending", "node": None, "unschedulable": "0/3 nodes: Insufficient cpu."}),
+    st.just({"phase": "Pending", "node": None, "unschedulable": "0/3 nodes.", "avoids": ("node-1",)}),
     st.just({"phase": "Pending", "waiting_reason": "ImagePullBackOff", "waiting_message": "x"}),
     st.just({"phase": "Pending", "warning": 'secret "hub" not found'}),
     st.sampled_from([at(550), at(640)]).map(lambda end: {"deletion_timestamp": end}),
@@ -200,6 +231,8 @@ SPECS: list[tuple[str, Any]] = [
     ("resources.nodes", 0),
     ("recovery.ladder", ["InPlace"]),
     ("recovery.ladder", ["RecreateGang"]),
+    ("recovery.ladder", ["InPlace", "RecreatePod", "RecreateGang"]),
+    ("recovery.forceDeleteAfterSeconds", 30),
     ("recovery.budgets", {"crash": 0, "outOfMemory": 0, "infrastructure": 0, "storage": 0}),
     ("checkpoint.export", "None"),
 ]
@@ -243,6 +276,7 @@ def worlds(draw: st.DrawFn) -> World:
             heard_at=draw(TIMES) if report is not None else None,
             refusals=tuple(draw(st.lists(refused, max_size=1))),
             listening_since=draw(MAYBE_TIMES),
+            nodes=draw(st.just(()) | NODES),
         ),
         NOW,
     )

@@ -11,7 +11,7 @@ from unit.shell.test_rounds import all_run, all_succeed, lose_pod, resume, statu
 from windlass.shell.endpoint import publish
 from windlass.shell.identity import Reviewer
 from windlass.shell.lease import Candidate, Elector
-from windlass.shell.permissions import CLUSTER_RULES, OWN_NAMESPACE_RULES, Rule
+from windlass.shell.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
 from windlass.shell.resources import BY_KIND, Resource
 from windlass.shell.settings import Settings
 
@@ -100,6 +100,8 @@ async def test_leading_reporting_and_reviewing_stay_within_the_rights(api: FakeA
     ("method", "path", "allowed"),
     [
         ("GET", "/api/v1/pods", True),
+        ("GET", "/api/v1/nodes", False),
+        ("PATCH", "/api/v1/nodes/n", False),
         ("GET", "/api/v1/namespaces/team/pods/p", True),
         ("DELETE", "/api/v1/namespaces/team/pods/p", True),
         ("PATCH", "/api/v1/namespaces/team/pods/p", False),
@@ -118,10 +120,16 @@ def test_what_the_table_allows(method: str, path: str, allowed: bool) -> None:
     assert (refused([(method, path)]) == []) is allowed
 
 
+def test_nodes_are_only_ever_read() -> None:
+    assert [(rule.group, rule.resources, rule.verbs) for rule in NODE_RULES] == [
+        ("", ("nodes",), ("get", "list", "watch"))
+    ]
+
+
 def test_every_kind_that_is_talked_about_has_a_rule() -> None:
     ruled = {
         (rule.group, name.split("/")[0])
-        for rule in (*CLUSTER_RULES, *OWN_NAMESPACE_RULES)
+        for rule in (*CLUSTER_RULES, *NODE_RULES, *OWN_NAMESPACE_RULES)
         for name in rule.resources
     }
     assert {(resource.group, resource.plural) for resource in BY_KIND.values()} == ruled

@@ -25,6 +25,7 @@ def test_defaults() -> None:
     made = from_environment(GOOD)
     assert made.watch_namespaces == ()
     assert made.tls_directory is None
+    assert (made.watch_nodes, made.health_taints) == (False, ())
     assert (made.report_port, made.health_port) == (8443, 8081)
     assert made.identity == "operator-1_u1"
     assert made.report_host == "windlass-reports.windlass-system.svc"
@@ -44,10 +45,13 @@ def test_everything_set() -> None:
             "WINDLASS_REPORT_PORT": "9443",
             "WINDLASS_HEALTH_PORT": "9081",
             "WINDLASS_LEASE_NAME": "lease",
+            "WINDLASS_WATCH_NODES": "true",
+            "WINDLASS_HEALTH_TAINTS": "a/b, c*",
             "WINDLASS_LOG_LEVEL": "DEBUG",
         }
     )
     assert made.watch_namespaces == ("a", "b", "c")
+    assert (made.watch_nodes, made.health_taints) == (True, ("a/b", "c*"))
     assert made.host_root == (HostRootMount("usr", "/usr", "x"),)
     assert made.tls_directory == Path("/etc/windlass/tls")
     assert (made.report_port, made.health_port, made.lease_name) == (9443, 9081, "lease")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, RunConfig, Verdict
+from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, RunConfig, Suspicion, Verdict
 from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.status import FailedRank, Failure, RecoveryRecord
 from windlass.core.failure.budget import Charge, Place, charge
 from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
+from windlass.core.failure.nodes import suspicion_of
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RankTimes, RecoveryClock
 from windlass_workloads.agent.elastic import Elastic
@@ -321,27 +322,33 @@ class Course:
         self.wants_gang = cost.rung is Rung.RECREATE_GANG
         # Nobody else makes new pods: without an operator only a restart in place is left.
         can_replace = self._now - self._operator_at < OPERATOR_SECONDS
-        if can_replace and self._gives_up(first.pod):
-            self._hand_over(cause_of(judgement, cost.rung or Rung.RECREATE_POD, from_step=self.step))
+        against = suspicion_of(judgement) if cost.rung is Rung.OTHER_NODE else None
+        if can_replace and self._gives_up(first.pod, against):
+            cause = cause_of(judgement, cost.rung or Rung.RECREATE_POD, from_step=self.step)
+            self._hand_over(cause, against)
             return
-        if can_replace and cost.rung is Rung.RECREATE_POD:
-            self._replace(first.pod)
+        let_go = can_replace and cost.rung in (Rung.RECREATE_POD, Rung.OTHER_NODE)
+        let_go = let_go and self._replace(first.pod, against)
+        replaced = Rung.OTHER_NODE if let_go and against is not None else Rung.RECREATE_POD
         self.elastic.watch(self.roster, self._now)
         awaited = self.roster.missing and self.elastic.waits(self._now)
-        rung = Rung.RECREATE_POD if awaited else Rung.IN_PLACE
+        rung = replaced if awaited else Rung.IN_PLACE
         self._recover_by(cause_of(judgement, rung, from_step=self.step), cost.delay_seconds)
 
-    def _gives_up(self, pod: str | None) -> bool:
-        """Whether the leader's own pod has to go, because its ranks may not be restarted in it."""
+    def _gives_up(self, pod: str | None, against: Suspicion | None) -> bool:
+        """Whether the leader's own pod has to go: its ranks may not be restarted in it, or its node is bad."""
         leader = self.roster.get(0)
         own = leader is not None and leader.hello.pod == pod
+        if own and against is not None:
+            return True
         return Rung.IN_PLACE not in self.recovery.ladder and (self.wants_gang or own)
 
-    def _hand_over(self, cause: IncarnationCause) -> None:
+    def _hand_over(self, cause: IncarnationCause, against: Suspicion | None) -> None:
         """Ends this pod, or all, for new ones; the next leader goes on with this fault, which is paid for."""
         charged = ev.Charged(incarnation=self.incarnation, budgets=self.budgets, cause=cause)
         self._out.append(ev.Remember((("charged", charged.to_wire()),)))
-        self._end(self._parted(), others=self.wants_gang, left="Pod")
+        verdict = self._parted().model_copy(update={"suspicion": against})
+        self._end(verdict, others=self.wants_gang, left="Pod")
 
     def _parted(self) -> Verdict:
         """The verdict of a pod that goes without a save: what is verified stays."""
@@ -368,13 +375,20 @@ class Course:
             return None
         return cost
 
-    def _replace(self, pod: str | None) -> None:
+    def _replace(self, pod: str | None, against: Suspicion | None) -> bool:
         """Lets a pod go that keeps failing. Not the leader's: it would take the gang's memory with it."""
         for member in self.roster:
             if member.hello.pod == pod and member.hello.index != 0:
-                verdict = Verdict(result="Preempted", step=self.ledger_step, incarnation=self.incarnation)
+                verdict = Verdict(
+                    result="Preempted",
+                    step=self.ledger_step,
+                    incarnation=self.incarnation,
+                    suspicion=against,
+                )
                 self._tell(member, Finish(verdict=verdict))
                 self.roster.remove(member)
+                return True
+        return False
 
     def _recover_by(self, cause: IncarnationCause, back_off_seconds: float = 0.0) -> None:
         if self.clock is not None:

@@ -99,7 +99,9 @@ class Gang(Guarded):
         cause = cause_of(judgement, rung, from_step=step)
         charged = memory.charged_in(newest.incarnation)
         if memory.left == "Pod" and charged is not None and charged.cause is not None:
-            cause = charged.cause.model_copy(update={"rung": rung, "from_step": step})
+            moved = (charged.cause.rung, rung) == (Rung.OTHER_NODE, Rung.RECREATE_POD)
+            kept = Rung.OTHER_NODE if moved else rung
+            cause = charged.cause.model_copy(update={"rung": kept, "from_step": step})
         elif memory.left == "Pod":
             cause = cause.model_copy(update={"failure_class": FailureClass.PREEMPTED})
         elif self._charge(judgement, step) is None:

@@ -35,8 +35,13 @@ def exit_code(verdict: Verdict) -> ExitCode:
 def encode(verdict: Verdict) -> bytes:
     """The verdict as JSON of at most 4096 bytes; evidence lines go first when it is too long."""
     data = verdict.model_dump_json(by_alias=True, exclude_none=True).encode()
-    failure = verdict.failure
-    if len(data) <= MAXIMUM_BYTES or failure is None:
+    failure, suspicion = verdict.failure, verdict.suspicion
+    if len(data) <= MAXIMUM_BYTES:
+        return data
+    if suspicion is not None and suspicion.evidence:
+        fewer = suspicion.model_copy(update={"evidence": suspicion.evidence[1:]})
+        return encode(verdict.model_copy(update={"suspicion": fewer}))
+    if failure is None:
         return data
     if failure.evidence:
         shorter = failure.model_copy(update={"evidence": failure.evidence[1:]})

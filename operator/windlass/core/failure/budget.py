@@ -15,15 +15,19 @@ from windlass.api.contract import BudgetUse
 from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.running import Budgets, Recovery
 from windlass.core.failure.classify import Judgement
+from windlass.core.failure.nodes import blames_node, is_bad_node
+from windlass.core.failure.windows import WINDOWED, WINDOWS, counts, recent_with
 from windlass.core.status import messages
 
 SAME_FAILURE_LIMIT: Final = 3
-TRIES_PER_RUNG: Final = 2
 BACK_OFF_LIMIT_SECONDS: Final = 300.0
 JITTER: Final = 0.2
 # A slow mount looks like a missing file: one retry, then it is what it looks like.
 CONFIGURATION_RETRIES: Final = 1
-RUNGS: Final = (Rung.IN_PLACE, Rung.RECREATE_POD, Rung.RECREATE_GANG)
+RUNGS: Final = (Rung.IN_PLACE, Rung.RECREATE_POD, Rung.OTHER_NODE, Rung.RECREATE_GANG)
+"""From least to most."""
+TRIES: Final = {Rung.IN_PLACE: 2, Rung.RECREATE_POD: 1, Rung.OTHER_NODE: 1}
+"""Tries before the next rung; the highest has no limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +81,27 @@ def charge(use: BudgetUse, judgement: Judgement, recovery: Recovery, place: Plac
     mark = same_mark(judgement, place.at_step)
     count = use.signature_count + 1 if use.signature == mark else 1
     used = use.used.get(judgement.failure_class, 0) + 1
+    recent = recent_with(use, judgement.failure_class, judgement.at, recovery.budgets.window_seconds)
+    node = judgement.first_failed.node
+    nodes = use.nodes | {node: use.nodes.get(node, 0) + 1} if node else use.nodes
     use = BudgetUse(
         used=use.used | {judgement.failure_class: used},
         since_step=use.since_step,
         signature=mark,
         signature_count=count,
+        nodes=nodes,
+        recent=recent,
     )
-    ended = limit(judgement, recovery.budgets, used=used, same=count)
+    counted = counts(use.used, recent)
+    late = counted[judgement.failure_class]
+    ended = limit(judgement, recovery.budgets, used=late, same=count, total=used)
     if ended is not None:
         return Charge(use, stop=ended[0], message=ended[1])
-    rung = next_rung(recovery.ladder, judgement, used, memory_group=place.memory_group)
+    bad = is_bad_node(judgement, nodes)
+    rung = next_rung(recovery.ladder, judgement, late, memory_group=place.memory_group, bad_node=bad)
     if rung is None:
         return Charge(use, stop=judgement.reason, message=messages.no_rung(judgement.message))
-    total = sum(use.used.values())
+    total = sum(counted.values())
     return Charge(use, rung=rung, delay_seconds=delay(recovery.back_off_seconds, total, place.seed))
 
 
@@ -103,15 +115,23 @@ def same_mark(judgement: Judgement, at_step: int) -> str:
     return f"{judgement.signature}@{at_step}"
 
 
-def limit(judgement: Judgement, budgets: Budgets, *, used: int, same: int) -> tuple[Reason | str, str] | None:
-    """Why there is no further try, if so."""
+def limit(
+    judgement: Judgement, budgets: Budgets, *, used: int, same: int, total: int = 0
+) -> tuple[Reason | str, str] | None:
+    """Why there is no further try, if so. `used` counts of late, `total` since the last progress."""
     budget = budget_of(judgement.failure_class, budgets)
     if judgement.failure_class is FailureClass.CONFIGURATION:
         text = messages.hinted(judgement.message.rstrip("."), judgement.hint)
         return (judgement.reason, text) if used > CONFIGURATION_RETRIES else None
-    if budget is not None and used > budget:
+    if budget is not None and (used > budget or total > budget * WINDOWS):
         return Reason.BUDGET_EXHAUSTED, messages.budget_exhausted(
-            judgement.failure_class, budget, judgement.message
+            judgement.failure_class,
+            budget,
+            judgement.message,
+            count=used if used > budget else total,
+            within_seconds=budgets.window_seconds
+            if judgement.failure_class in WINDOWED and used > budget
+            else 0,
         )
     if same >= SAME_FAILURE_LIMIT and not lies_outside(judgement):
         return Reason.NO_PROGRESS, messages.no_progress(same, judgement.message)
@@ -127,18 +147,30 @@ def lies_outside(judgement: Judgement) -> bool:
     return judgement.failure_class in outages and judgement.reason != Reason.CHECKPOINT_UNUSABLE
 
 
-def next_rung(ladder: list[Rung], judgement: Judgement, used: int, *, memory_group: bool) -> Rung | None:
-    """The lowest rung of the ladder that can help, one higher after every second try.
+def next_rung(
+    ladder: list[Rung], judgement: Judgement, used: int, *, memory_group: bool, bad_node: bool = False
+) -> Rung | None:
+    """The lowest rung of the ladder that can help, a higher one when its tries are used up.
 
-    A ladder that ends below that is used to its top; but what is gone does not come back in place.
+    A ladder that ends below that is used to its top; but what is gone does not come back in place, and
+    another node helps only where the node may be at fault.
     """
     gone = judgement.whole_pod or (judgement.failure_class is FailureClass.OUT_OF_MEMORY and memory_group)
     first = 1 if gone else 0
-    possible = [rung for rung in RUNGS[first:] if rung in ladder]
+    wanted = height(first, used)
+    if bad_node and Rung.OTHER_NODE in ladder:
+        wanted = max(wanted, RUNGS.index(Rung.OTHER_NODE))
+    helpful = [rung for rung in RUNGS[first:] if rung is not Rung.OTHER_NODE or blames_node(judgement)]
+    possible = [rung for rung in helpful if rung in ladder]
     if not possible:
         return None
-    wanted = first + (used - 1) // TRIES_PER_RUNG
     return next((rung for rung in possible if RUNGS.index(rung) >= wanted), possible[-1])
+
+
+def height(first: int, used: int) -> int:
+    """Index of the rung that the failure of this number (from 1) is due, when climbing begins at `first`."""
+    tries = [index for index in range(first, len(RUNGS)) for _ in range(TRIES.get(RUNGS[index], 0))]
+    return tries[used - 1] if used <= len(tries) else len(RUNGS) - 1
 
 
 def delay(base_seconds: float, failures: int, seed: str) -> float:

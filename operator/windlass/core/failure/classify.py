@@ -44,6 +44,8 @@ class Judgement:
     signal: int | None = None
     whole_pod: bool = False
     at: datetime | None = None
+    # Name of the row of the table that holds.
+    row: str = ""
 
     def failure(self) -> Failure:
         """This judgement as it is written into status and verdicts."""
@@ -246,6 +248,7 @@ def classify(ends: Sequence[End]) -> Judgement:
         signal=cause.killed_by,
         whole_pod=cause.whole_pod,
         at=datetime.fromtimestamp(cause.at, UTC),
+        row=row.name,
     )
 
 

@@ -16,6 +16,7 @@ from windlass.core.facts import Facts, Outcome, Slot
 from windlass.core.gang import next_attempt, replace_members
 from windlass.core.judges.lifecycle import fail, reason_named
 from windlass.core.judges.loss import Loss, charge_losses, charges_after, losses, worst
+from windlass.core.judges.nodes import suspects_after, suspicion
 from windlass.core.judges.world import waiting_trouble
 from windlass.core.observed import Refusal
 from windlass.core.plan import arithmetic_plan
@@ -115,13 +116,17 @@ def member_is_lost(facts: Facts) -> Outcome | None:
         reason = reason_named(charge.stop)
         return fail(facts, reason, failure, charge.message)
     whole = len(lost) == len(facts.slots) and len(facts.slots) > 1
-    rung = Rung.RECREATE_GANG if whole else charge.rung or Rung.RECREATE_POD
+    moved = suspicion(facts, cause) is not None
+    one = Rung.OTHER_NODE if moved else charge.rung or Rung.RECREATE_POD
+    rung = Rung.RECREATE_GANG if whole else one
     row = recovery_row(facts, cause, rung)
     if rung is Rung.RECREATE_GANG:
         outcome = recreate(facts, cause.judgement.message, (row,), charge.delay_seconds)
     else:
         outcome = replace(facts, lost, row, charge.delay_seconds)
-    update = {"last_failure": failure, "charges": charges_after(facts, charge)} if cause.is_charged else {}
+    update: dict[str, object] = {"suspect_nodes": suspects_after(facts, lost, charge)}
+    if cause.is_charged:
+        update |= {"last_failure": failure, "charges": charges_after(facts, charge)}
     absent = tuple(loss.name for loss in lost if loss.slot.pod is None)
     return Outcome(outcome.status.model_copy(update=update), confirm_absent=absent)
 
@@ -132,22 +137,24 @@ def replace(facts: Facts, lost: tuple[Loss, ...], row: RecoveryRecord, delay_sec
     cause = worst(lost)
     place = next(member for member in gang.members if member.index == cause.slot.member.index)
     replacement = names.pod_name(facts.job.name, place.index, place.ticket)
-    text = messages.member_lost(cause.judgement.message, replacement)
+    moved = suspicion(facts, cause)
+    why = cause.judgement.message if moved is None else messages.moved(cause.name, moved.reason)
+    text = messages.member_lost(why, replacement)
     aspects = conditions.working(Reason.RECOVERING, text)
     return waiting(facts, aspects, (row,), delay_seconds, gang=gang)
 
 
 def recovery_row(facts: Facts, cause: Loss, rung: Rung) -> RecoveryRecord:
     """What the operator knows of a restart; the leader's own row replaces it when the incarnation begins."""
-    judged = cause.judgement
+    judged, moved = cause.judgement, suspicion(facts, cause)
     return RecoveryRecord(
         incarnation=life_after(facts, cause),
         rung=rung,
-        failure_class=judged.failure_class,
+        failure_class=judged.failure_class if moved is None else moved.failure_class,
         first_failed=FailedRank(rank=None, pod=cause.name, node=judged.first_failed.node),
         exit_code=judged.exit_code,
         signal=judged.signal,
-        evidence=list(judged.evidence),
+        evidence=list(judged.evidence if moved is None else moved.evidence),
         from_step=facts.status.progress.step,
         resumed_step=facts.newest_step,
         at=judged.at,
@@ -315,7 +322,7 @@ def drift(facts: Facts, applies: tuple[Manifest, ...]) -> tuple[Event, ...]:
 def render_member(facts: Facts, slot: Slot) -> Manifest:
     """The pod of one place."""
     return render_pod(
-        facts.job,
+        facts.job_now,
         facts.spec,
         slot.member,
         attempt=facts.status.gang.attempt,

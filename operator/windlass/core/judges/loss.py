@@ -13,7 +13,7 @@ from windlass.api.contract import BudgetUse
 from windlass.api.meta import FailureClass
 from windlass.api.status import Charges
 from windlass.core import names
-from windlass.core.facts import Facts, Slot, parse_verdict
+from windlass.core.facts import LOST_NODE, Facts, Slot, parse_verdict
 from windlass.core.failure.budget import Charge, Place, charge
 from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
@@ -54,7 +54,7 @@ def is_lost(facts: Facts, slot: Slot, *, leader_lost: bool) -> bool:
     if pod is None:
         return slot.member.pod_uid is not None
     if not pod.is_terminal:
-        return pod.deletion_timestamp is not None
+        return pod.deletion_timestamp is not None or facts.is_on_lost_node(pod)
     verdict = parse_verdict(pod.termination_message)
     in_good_order = verdict is not None and verdict.result in ("Succeeded", "Failed")
     if slot.member.index == 0 or not in_good_order or leader_lost:
@@ -89,8 +89,18 @@ def pod_end(facts: Facts, pod: PodView | None, name: str) -> End:
         whole_pod=True,
         container_reason=pod.terminated_reason,
         pod_reason=pod.reason,
-        disruption=pod.disruption or ("Deleted" if asked or preempted else None),
+        disruption=disruption(facts, pod) or ("Deleted" if asked or preempted else None),
     )
+
+
+def disruption(facts: Facts, pod: PodView) -> str | None:
+    """What the cluster did to the pod. A taint that evicts need not mean that the node is lost."""
+    node = facts.node(pod)
+    if node is None or pod.is_terminal:
+        return pod.disruption
+    if facts.is_on_lost_node(pod):
+        return "NodeLost"
+    return "EvictionByTaint" if pod.disruption in LOST_NODE and node.ready else pod.disruption
 
 
 def worst(lost: tuple[Loss, ...]) -> Loss:
@@ -118,15 +128,22 @@ def charge_losses(facts: Facts, lost: tuple[Loss, ...]) -> Charge:
 
 
 def charged_before(facts: Facts) -> BudgetUse:
-    """The count so far. An incarnation that followed proves the pods sound, but says nothing of memory."""
+    """The count so far. An incarnation that followed proves the pods sound, but not memory, nor the nodes."""
     stored = facts.status.charges or Charges()
     over = facts.status.incarnation > stored.incarnation
     kinds = (FailureClass.OUT_OF_MEMORY,) if over else tuple(FailureClass)
     used = {kind: stored.used[kind] for kind in kinds if kind in stored.used}
-    return BudgetUse(used=used, since_step=stored.since_step)
+    recent = {kind: stored.recent[kind] for kind in used if kind in stored.recent}
+    return BudgetUse(used=used, since_step=stored.since_step, nodes=dict(stored.nodes), recent=recent)
 
 
 def charges_after(facts: Facts, made: Charge) -> Charges:
     """The count as status keeps it: rows of recoveries are too few to count by."""
     used = {str(kind): count for kind, count in made.use.used.items()}
-    return Charges(since_step=made.use.since_step, incarnation=facts.status.incarnation, used=used)
+    return Charges(
+        since_step=made.use.since_step,
+        incarnation=facts.status.incarnation,
+        used=used,
+        nodes=made.use.nodes,
+        recent={str(kind): times for kind, times in made.use.recent.items()},
+    )

@@ -122,6 +122,12 @@ def placing_trouble(facts: Facts, pod: PodView) -> Trouble | None:
     for claim in facts.seen.claims:
         if claim.name in needed and claim.phase != "Bound" and "olume" in pod.unschedulable:
             return Reason.CLAIM_NOT_BOUND, messages.claim_not_bound(claim.name, claim.phase)
+    excluded = [item for item in facts.status.suspect_nodes if item.name in pod.avoids]
+    if excluded:
+        until = f"{min(item.until for item in excluded):%Y-%m-%dT%H:%M:%SZ}"
+        names_of = tuple(item.name for item in excluded)
+        text = messages.avoided_nodes_block(pod.name, names_of, until, pod.unschedulable)
+        return Reason.UNSCHEDULABLE, text
     return Reason.UNSCHEDULABLE, messages.unschedulable(pod.name, pod.unschedulable)
 
 

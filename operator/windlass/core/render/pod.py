@@ -6,16 +6,20 @@ who goes on is the operator's decision, told by its ticket.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from windlass.api import meta
 from windlass.api.finetune import FineTuneJobSpec
-from windlass.api.status import Member
+from windlass.api.meta import Exclusion
+from windlass.api.status import Member, SuspectNode
 from windlass.core import names
 from windlass.core.decision import Manifest
 from windlass.core.observed import Job
 from windlass.core.render.objects import owner
 from windlass.core.render.volumes import volumes
 from windlass.core.settings import RenderSettings
+from windlass.core.suspects import excluded
 
 USER_ID = 1000
 # Kubernetes' default of 300 s would let a dead node hold the gang for five minutes.
@@ -55,13 +59,16 @@ def pod(
         "volumes": mounted.volumes,
         "tolerations": tolerations(spec),
         **placement(spec),
+        **affinity(job.status.suspect_nodes),
     }
+    avoids = excluded(job.status.suspect_nodes, Exclusion.REQUIRED)
     metadata = {
         "name": names.pod_name(job.name, member.index, member.ticket),
         "namespace": job.namespace,
         # Ours last: nobody may relabel a pod into another run.
         "labels": dict(spec.pod.labels) | run_labels,
-        "annotations": dict(spec.pod.annotations),
+        "annotations": dict(spec.pod.annotations)
+        | ({meta.ANNOTATION_AVOIDS: ",".join(avoids)} if avoids else {}),
         "ownerReferences": [owner(job)],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}
@@ -151,3 +158,26 @@ def placement(spec: FineTuneJobSpec) -> dict[str, Any]:
         "imagePullSecrets": [{"name": name} for name in spec.pod.image_pull_secrets],
     }
     return {key: value for key, value in fields.items() if value}
+
+
+def affinity(suspects: Sequence[SuspectNode]) -> dict[str, Any]:
+    """Keeps the pod off the nodes that the run avoids, by the name of the node itself: labels can be changed.
+
+    A field selector takes one value, hence one entry for each node. Each preference weighs the same, so
+    that among avoided nodes none is preferred.
+    """
+    required, preferred = (excluded(suspects, how) for how in (Exclusion.REQUIRED, Exclusion.PREFERRED))
+    rules: dict[str, Any] = {}
+    if required:
+        term = {"matchFields": [other_than(node) for node in required]}
+        rules["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": [term]}
+    if preferred:
+        rules["preferredDuringSchedulingIgnoredDuringExecution"] = [
+            {"weight": 100, "preference": {"matchFields": [other_than(node)]}} for node in preferred
+        ]
+    return {"affinity": {"nodeAffinity": rules}} if rules else {}
+
+
+def other_than(node: str) -> dict[str, Any]:
+    """The requirement that a node has another name."""
+    return {"key": "metadata.name", "operator": "NotIn", "values": [node]}

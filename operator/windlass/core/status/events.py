@@ -29,6 +29,7 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple
         *endings(before, after),
         *states(before, after),
         *degradations(before, after),
+        *suspicions(before, after),
         *milestones(before, after),
     ]
     return tuple(made[:EVENTS_PER_WRITE])
@@ -69,6 +70,14 @@ def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterato
         turned = kind is ConditionType.PROGRESS_DEGRADED and old is not None and old.reason != found.reason
         if turned or not is_true(before.conditions, kind):
             yield event("Warning", found.reason, found.message)
+
+
+def suspicions(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+    """Nodes that are avoided from now on, or avoided once more."""
+    known = {item.name: item.count for item in before.suspect_nodes}
+    for item in after.suspect_nodes:
+        if item.count > known.get(item.name, 0):
+            yield event("Warning", Reason.NODE_SUSPECTED, messages.node_suspected(item))
 
 
 def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:

@@ -6,10 +6,13 @@ anything, and no text may hold a credential.
 
 from __future__ import annotations
 
-from windlass.api.meta import FailureClass, Reason
-from windlass.api.status import Failure, Progress
+from collections.abc import Sequence
+
+from windlass.api.meta import Exclusion, FailureClass, Reason
+from windlass.api.status import Failure, Progress, SuspectNode
 
 EVENT_LIMIT = 1024
+NAMES_SHOWN = 8
 
 
 def hinted(text: str, hint: str) -> str:
@@ -79,6 +82,52 @@ def unschedulable(pod: str, scheduler: str) -> str:
     return hinted(
         f"no node takes pod {pod}: {scheduler.rstrip('.')}",
         "lower resources.perNode, change pod.nodeSelector or pod.tolerations, or add nodes",
+    )
+
+
+def node_suspected(item: SuspectNode) -> str:
+    """NodeSuspected."""
+    how = "no pod of the run is placed there" if item.exclusion is Exclusion.REQUIRED else "the run avoids it"
+    seen = f": {item.evidence[0].rstrip('.')}" if item.evidence else ""
+    return hinted(
+        f"node {item.name} is suspected ({item.reason}) and {how} until {item.until:%Y-%m-%dT%H:%M:%SZ}{seen}",
+        f"look at the node (`kubectl describe node {item.name}`), and cordon it if other runs fail there too",
+    )
+
+
+def node_unhealthy(pod: str, node: str, taint: str) -> str:
+    """Recovering, before a pod leaves a node whose devices are not sound."""
+    return f"node {node} carries the taint {taint}: pod {pod} saves and goes on on another node"
+
+
+def force_deleted(pods: Sequence[str]) -> str:
+    """PodForceDeleted."""
+    more = f" and {len(pods) - NAMES_SHOWN} more" if len(pods) > NAMES_SHOWN else ""
+    return hinted(
+        f"removed from the API by force, since they outlived their grace period on a dead node: "
+        f"{', '.join(pods[:NAMES_SHOWN])}{more}",
+        "what still runs there cannot commit checkpoints; end or repair the node before you trust its devices",
+    )
+
+
+def moved(pod: str, reason: str) -> str:
+    """Why a pod was let go that is made anew on another node."""
+    return f"pod {pod} leaves its node ({reason})"
+
+
+def avoided_nodes_block(pod: str, nodes: tuple[str, ...], until: str, scheduler: str) -> str:
+    """Unschedulable, while nodes are excluded for this run."""
+    return hinted(
+        f"no node takes pod {pod}, which may not be placed on {', '.join(nodes)} until {until} "
+        f"(status.suspectNodes): {scheduler.rstrip('.')}",
+        "add nodes, or wait: the pod is made anew without that exclusion then",
+    )
+
+
+def exclusion_over(pod: str, nodes: tuple[str, ...]) -> str:
+    """Recovering, with a pod that no longer has to avoid nodes."""
+    return (
+        f"{', '.join(nodes)} {'is' if len(nodes) == 1 else 'are'} free of suspicion; pod {pod} is made anew"
     )
 
 
@@ -243,11 +292,14 @@ def failure(found: Failure) -> str:
     return hinted(f"{text} ({where})" if where else text, found.hint)
 
 
-def budget_exhausted(failure_class: FailureClass, budget: int, last: str) -> str:
+def budget_exhausted(
+    failure_class: FailureClass, budget: int, last: str, *, count: int, within_seconds: int = 0
+) -> str:
     """BudgetExhausted."""
+    window = f" in {within_seconds} s" if within_seconds else ""
     return hinted(
-        f"{budget + 1} failures of class {failure_class} without a newer verified checkpoint"
-        f" (budget {budget}); last: {last.rstrip('.')}",
+        f"{count} failures of class {failure_class} without a newer verified checkpoint"
+        f" (budget {budget}{window}); last: {last.rstrip('.')}",
         "cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from windlass.api.contract import Report
 from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.meta import ConditionType, FailureClass, Phase, Reason
+from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
 from windlass.api.status import Plan, RecoveryRecord
 from windlass.core.failure.evidence import STORAGE_FULL
 from windlass.core.observed import PodView
@@ -105,6 +105,9 @@ def merge_recoveries(
         elif told.failure_class in BETTER_KNOWN.get(row.failure_class, ()):
             known = ("failure_class", "first_failed", "exit_code", "signal", "evidence")
             merged[row.incarnation] = told.model_copy(update={name: getattr(row, name) for name in known})
+        if told is not None and (told.rung, row.rung) == (Rung.RECREATE_POD, Rung.OTHER_NODE):
+            # Where the new pod may be placed is the operator's affair; a leader sees only that it is another.
+            merged[row.incarnation] = merged[row.incarnation].model_copy(update={"rung": row.rung})
     pending.sort(key=lambda row: row.incarnation)
     return [*(merged[key] for key in sorted(merged)), *pending][-RECOVERY_ROWS:]
 

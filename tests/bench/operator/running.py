@@ -335,7 +335,11 @@ async def death(here: Scene) -> None:
     killed = time.time()
 
     def decisions() -> list[float]:
-        return [one.at for one in audit.since(killed) if one.is_of_jobs]
+        # What the dead one had sent is still answered, if only by giving up; a decision follows the Lease.
+        taken = acquired_at(here.plane.api)
+        if taken < killed:
+            return []
+        return [one.at for one in audit.since(taken) if one.is_of_jobs and one.code < 300]
 
     await wait_for(decisions, "the standby decides", 120)
 

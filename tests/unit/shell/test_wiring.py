@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from prometheus_client.core import GaugeMetricFamily
 
 from contract.operator.harness import write_serving_pair
 from unit.shell.test_senders import report
+from windlass.api.meta import Reason
+from windlass.core.decision import Event
 from windlass.core.settings import HostRootMount
 from windlass.shell import health as probes
 from windlass.shell.clock import Clock
@@ -326,3 +329,39 @@ def test_a_job_that_is_gone_takes_its_series_along() -> None:
     metrics.forget(job("a"))
     text = metrics.render().decode()
     assert 'name="b"' in text and 'name="a"' not in text
+
+
+# --- events ------------------------------------------------------------------------------------------
+
+
+async def test_events_are_written_beside_the_rounds_and_what_is_left_at_the_end(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    first = asyncio.Event()
+
+    async def record(body: dict[str, Any], event: Event) -> None:
+        written.append(event.message)
+        first.set()
+
+    monkeypatch.setattr(operator.recorder, "record", record)
+    parts = operator.background()
+    for name, part in parts.items():
+        if name != "events":
+            part.close()
+    writers = asyncio.create_task(parts["events"])
+    await operator.postbox.record(job(), Event("Normal", Reason.STARTING, "at work"))
+    async with asyncio.timeout(5):
+        await first.wait()
+    writers.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writers
+    await operator.postbox.record(job(), Event("Normal", Reason.STARTING, "the last one"))
+    await operator.stop()
+    assert written == ["at work", "the last one"]
+
+
+async def test_events_that_a_full_box_dropped_are_counted_with_the_others(operator: Operator) -> None:
+    operator.recorder.dropped, operator.postbox.dropped = 3, 4
+    operator._set_gauges()
+    assert "windlass_events_dropped 7.0" in operator.metrics.render().decode()

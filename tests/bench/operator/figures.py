@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -39,7 +40,8 @@ def verdicts(measured: Mapping[str, float | None], sizes: Mapping[str, int]) -> 
             continue
         size = MADE_AT.get(name, "jobs")
         found[name] = {
-            "measured": value,
+            # JSON knows no infinity; what never came has no figure and is not within any goal.
+            "measured": value if math.isfinite(value) else None,
             "goal": goal,
             "within": value <= goal,
             "fullSize": sizes[size] >= FULL[size],

@@ -76,6 +76,11 @@ def when(reason: str) -> Trigger:
     return lambda world: world.reason() == reason
 
 
+def is_paused(world: World) -> bool:
+    """A guard has paused the run and its pods are gone."""
+    return world.reason() == "NonFinite" and not pods_exist(world)
+
+
 def pods_exist(world: World) -> bool:
     return bool(world.api.of_kind("Pod"))
 
@@ -140,6 +145,16 @@ def gang_fails(world: World) -> None:
         message="no such file",
         hint="check the claim",
     )
+
+
+def guard_pauses(world: World) -> None:
+    world.gang.pause_to_give = Failure(
+        reason=Reason.NON_FINITE, failure_class=FailureClass.NUMERIC, message="step 25: loss nan", hint="look"
+    )
+
+
+def spec_changes(world: World) -> None:
+    world.set_spec(guards={"nonFinite": {"action": "Rollback"}})
 
 
 def claims_appear(world: World) -> None:
@@ -226,6 +241,25 @@ SCENARIOS = (
         ),
     ),
     Scenario("fail", "DataNotFound", ((at_step(20), gang_fails),)),
+    Scenario("guard-pauses", "NonFinite", ((at_step(20), guard_pauses),)),
+    Scenario(
+        "guard-pauses-until-the-spec-changes",
+        "Completed",
+        ((at_step(20), guard_pauses), (is_paused, spec_changes)),
+    ),
+    Scenario(
+        "spec-changes-as-soon-as-a-guard-pauses",
+        "Completed",
+        ((at_step(20), guard_pauses), (when("NonFinite"), spec_changes)),
+    ),
+    Scenario(
+        "suspend-what-a-guard-paused",
+        "Completed",
+        ((at_step(20), guard_pauses), (is_paused, suspend), (when("Suspended"), resume)),
+    ),
+    Scenario(
+        "delete-what-a-guard-paused", GONE, ((at_step(20), guard_pauses), (when("NonFinite"), delete_job))
+    ),
     Scenario("ttl", GONE, spec=(("ttlSecondsAfterFinished", 6),)),
     Scenario(
         "deadline", "DeadlineExceeded", spec=(("activeDeadlineSeconds", 60), ("training.maxSteps", 10_000))

@@ -148,6 +148,7 @@ class Gang:
         self.sequence = 0
         self.wanted = False
         self.verdict_to_give: Failure | None = None
+        self.pause_to_give: Failure | None = None
         self.dead_nodes: set[str] = set()
         self.report: Report | None = None
         self.trained_by: list[tuple[int, str]] = []
@@ -159,6 +160,7 @@ class Gang:
             self.store,
             self.wanted,
             self.verdict_to_give,
+            self.pause_to_give,
             self.dead_nodes,
             self.report,
             self.trained_by,
@@ -268,6 +270,12 @@ class Gang:
             verdict = Verdict(result="Failed", step=store.step, failure=self.verdict_to_give)
             self.say(leader, Phase.TRAIN, verdict)
             self.end_all(members, ExitCode.CONFIGURATION, verdict)
+            return
+        if self.pause_to_give is not None:
+            verdict = Verdict(result="Paused", step=store.step, failure=self.pause_to_give)
+            self.pause_to_give = None
+            self.say(leader, Phase.TRAIN, verdict)
+            self.end_all(members, ExitCode.PREEMPTED, verdict)
             return
         store.step += 10
         self.trained_by.append((store.incarnation, leader["metadata"]["uid"]))

@@ -59,6 +59,7 @@ class ConditionType(StrEnum):
     FAILED = "Failed"
     TRACKING_DEGRADED = "TrackingDegraded"
     CHECKPOINT_DEGRADED = "CheckpointDegraded"
+    LOSS_DEGRADED = "LossDegraded"
     PRECISION_CHOSEN = "PrecisionChosen"
 
 
@@ -107,6 +108,8 @@ class Reason(StrEnum):
     SEQUENCE_TOO_LONG = "SequenceTooLong"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     CHECKPOINT_UNUSABLE = "CheckpointUnusable"
+    NON_FINITE = "NonFinite"
+    LOSS_SPIKE = "LossSpike"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     NO_PROGRESS = "NoProgress"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -131,6 +134,7 @@ class FailureClass(StrEnum):
     PREEMPTED = "Preempted"
     CONFIGURATION = "Configuration"
     STORAGE = "Storage"
+    NUMERIC = "Numeric"
 
 
 class Rung(StrEnum):
@@ -167,6 +171,7 @@ class ExitCode(IntEnum):
     """Another leader owns a newer incarnation; this pod must not go on."""
     BUDGET = 16
     INTERNAL = 17
+    NUMERIC = 18
 
 
 EXIT_CODES: Final = {
@@ -176,5 +181,6 @@ EXIT_CODES: Final = {
     FailureClass.STORAGE: ExitCode.STORAGE,
     FailureClass.PREEMPTED: ExitCode.PREEMPTED,
     FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
+    FailureClass.NUMERIC: ExitCode.NUMERIC,
 }
 """The code of a rank or an agent that ended by a failure of the class."""

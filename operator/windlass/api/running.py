@@ -165,6 +165,8 @@ class Budgets(Model):
     """Ranks or pods that ran out of memory. Example: 1."""
     storage: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
     """Reads and writes of the store that failed. Example: 10."""
+    numeric: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 3
+    """Rollbacks that spec.guards asked for. Example: 5."""
 
 
 def _unique(value: Any, _: Any) -> bool:

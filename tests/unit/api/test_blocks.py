@@ -59,6 +59,20 @@ RULES: list[tuple[str, Any, str]] = [
         "change globalBatchSize to a multiple of 4, or microBatchSize",
     ),
     (
+        "guards.nonFinite",
+        {"checkpoints": 4},
+        "spec.guards.nonFinite.checkpoints: goes back further than checkpoints are kept (got 4 with "
+        "checkpoint.keepLast=3); allowed: up to checkpoint.keepLast. hint: raise checkpoint.keepLast, or go back less "
+        "far",
+    ),
+    (
+        "guards.lossSpike",
+        {"action": "Rollback", "checkpoints": 9},
+        "spec.guards.lossSpike.checkpoints: goes back further than checkpoints are kept (got 9 with "
+        "checkpoint.keepLast=3); allowed: up to checkpoint.keepLast. hint: raise checkpoint.keepLast, or go back less "
+        "far",
+    ),
+    (
         "training.validateEverySteps",
         5,
         "spec.training.validateEverySteps: there are no validation samples (got validateEverySteps=5 without "

@@ -41,6 +41,7 @@ def spec(**changes: Any) -> FineTuneJobSpec:
             "budgets": changes.pop("budgets", {}),
             "ladder": changes.pop("ladder", ["InPlace", "RecreatePod", "RecreateGang"]),
         },
+        "guards": changes.pop("guards", {}),
     }
     assert changes == {}, changes
     return FineTuneJobSpec.model_validate(plain)

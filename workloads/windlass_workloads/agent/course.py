@@ -8,12 +8,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, RunConfig, Verdict
+from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, Rollback, RunConfig, Verdict
 from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.status import FailedRank, Failure, RecoveryRecord
 from windlass.core.failure.budget import Charge, Place, charge
 from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
+from windlass.core.failure.numeric import rollback_of
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RankTimes, RecoveryClock
 from windlass_workloads.agent.events import State
@@ -27,6 +28,7 @@ from windlass_workloads.agent.messages import (
     Start,
     Stop,
 )
+from windlass_workloads.agent.numeric import stop_of
 from windlass_workloads.agent.roster import Member, Roster
 
 
@@ -296,19 +298,30 @@ class Course:
         for end in ends:
             if end.rank is not None and end.rank == first.rank and end.log_tail:
                 self._out.append(ev.KeepLog(self.incarnation, end.rank, end.log_tail))
+        guards = self.config.spec.guards
+        stop = stop_of(judgement, guards, step=self.ledger_step, reached=self.step)
+        if stop is not None:
+            self.last_failure = stop.failure
+            self._end(stop.model_copy(update={"incarnation": self.incarnation}))
+            return
         cost = self._charge(judgement, self.step)
         if cost is None:
             return
+        failed = self.life.failed_step if self.life is not None else None
+        rollback = rollback_of(judgement.failure(), guards, cost.use, failed or self.step + 1)
         self.wants_gang = cost.rung is Rung.RECREATE_GANG
         # Nobody else makes new pods: without an operator only a restart in place is left.
         can_replace = self._now - self._operator_at < OPERATOR_SECONDS
         if can_replace and self._gives_up(first.pod):
-            self._hand_over(cause_of(judgement, cost.rung or Rung.RECREATE_POD, from_step=self.step))
+            rung = cost.rung or Rung.RECREATE_POD
+            self._hand_over(cause_of(judgement, rung, from_step=self.step, rollback=rollback))
             return
         if can_replace and cost.rung is Rung.RECREATE_POD:
             self._replace(first.pod)
         rung = Rung.RECREATE_POD if self.roster.missing else Rung.IN_PLACE
-        self._recover_by(cause_of(judgement, rung, from_step=self.step), cost.delay_seconds)
+        self._recover_by(
+            cause_of(judgement, rung, from_step=self.step, rollback=rollback), cost.delay_seconds
+        )
 
     def _gives_up(self, pod: str | None) -> bool:
         """Whether the leader's own pod has to go, because its ranks may not be restarted in it."""
@@ -409,7 +422,9 @@ class Course:
             )
 
 
-def cause_of(judgement: Judgement, rung: Rung, *, from_step: int) -> IncarnationCause:
+def cause_of(
+    judgement: Judgement, rung: Rung, *, from_step: int, rollback: Rollback | None = None
+) -> IncarnationCause:
     """The cause of the next incarnation, for its file."""
     return IncarnationCause(
         rung=rung,
@@ -419,4 +434,5 @@ def cause_of(judgement: Judgement, rung: Rung, *, from_step: int) -> Incarnation
         signal=judgement.signal,
         evidence=list(judgement.evidence),
         from_step=from_step,
+        rollback=rollback,
     )

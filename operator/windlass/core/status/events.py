@@ -16,6 +16,11 @@ from windlass.core.status import messages
 from windlass.core.status.conditions import find, is_true
 
 EVENTS_PER_WRITE = 8
+DEGRADATIONS = (
+    ConditionType.TRACKING_DEGRADED,
+    ConditionType.CHECKPOINT_DEGRADED,
+    ConditionType.LOSS_DEGRADED,
+)
 
 
 def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[Event, ...]:
@@ -56,8 +61,8 @@ def states(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Even
 
 
 def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
-    """Tracking or saving has become degraded."""
-    for kind in (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED):
+    """Tracking, saving or the loss has become degraded."""
+    for kind in DEGRADATIONS:
         found = find(after.conditions, kind)
         if found is not None and found.status == "True" and not is_true(before.conditions, kind):
             yield event("Warning", found.reason, found.message)
@@ -68,7 +73,7 @@ def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[
     known = {row.incarnation for row in before.recoveries if row.seconds.total > 0}
     for row in after.recoveries:
         if row.incarnation not in known and row.seconds.total > 0:
-            text = messages.recovered(row.rung, row.failure_class, row.resumed_step, row.lost_steps)
+            text = messages.recovered(row)
             yield event("Normal", Reason.RECOVERED, text)
     names = {item.name for item in before.checkpoints}
     for item in after.checkpoints:

@@ -96,7 +96,12 @@ def test_a_follower_that_leaves_first_is_no_loss():
 
 
 def test_pods_are_removed_and_then_the_gang_is_forgotten():
-    job = paused()
+    job = training()
+    pods = (a_pod(0, 1), a_pod(1, 2))
+    first = decided(job, pods=pods, report=a_report(verdict=verdict()))
+    assert [each.name for each in first.deletes] == ["triage-0-1", "triage-1-2"]
+    job = after(job, first)
+    # Should that have been cut short, it is done again.
     made = decided(job, pods=(a_pod(0, 1), a_pod(1, 2)))
     assert [each.name for each in made.deletes] == ["triage-0-1", "triage-1-2"]
     assert made.status is None

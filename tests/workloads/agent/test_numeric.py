@@ -174,7 +174,8 @@ def test_a_paused_run_goes_on_where_it_was_and_is_charged_nothing() -> None:
     trip(world, 13)
     (mark,) = [each for each in world.commands(ev.Mark) if each.left]
     assert mark.left == "Whole"
-    assert not world.commands(ev.Remember)
+    assert [fact for each in world.commands(ev.Remember) for fact, _ in each.facts] == ["prepared"]
+    assert world.gang.budgets == BudgetUse()
 
 
 def test_a_spike_that_the_run_goes_on_through_is_in_the_report_until_it_is_over() -> None:

@@ -36,7 +36,7 @@ def pause_of(facts: Facts) -> Condition | None:
 
 
 def begin(facts: Facts) -> Outcome | None:
-    """The leader has said so. Only a status write; what was taken out of it stays true whatever happens to the pods."""
+    """The leader has said so: that is written first, and stays true whatever happens to the pods."""
     verdict = facts.verdict(facts.leader)
     if verdict is None or verdict.result != "Paused":
         return None
@@ -44,7 +44,7 @@ def begin(facts: Facts) -> Outcome | None:
     reason = next((each for each in PAUSED if each == failure.reason), Reason.NON_FINITE)
     aspects = conditions.paused(reason, messages.failure(failure))
     status = facts.state(aspects, suspended_at=facts.now, last_failure=failure, back_off_until=None)
-    return Outcome(status)
+    return Outcome(status, deletes=facts.deletes(facts.pods))
 
 
 def leave(facts: Facts) -> Outcome:

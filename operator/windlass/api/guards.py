@@ -74,10 +74,14 @@ class Guards(Model):
 
 def _kept(guard: str) -> Rule:
     def holds(value: Any, _: Any) -> bool:
-        return bool(value["guards"][guard]["checkpoints"] <= value["checkpoint"]["keepLast"])
+        block = value["guards"][guard]
+        return bool(block["action"] != "Rollback" or block["checkpoints"] <= value["checkpoint"]["keepLast"])
 
     return Rule(
-        cel=f"self.guards.{guard}.checkpoints <= self.checkpoint.keepLast",
+        cel=(
+            f"self.guards.{guard}.action != 'Rollback' || "
+            f"self.guards.{guard}.checkpoints <= self.checkpoint.keepLast"
+        ),
         holds=holds,
         wrong="goes back further than checkpoints are kept",
         got=f"{{self.guards.{guard}.checkpoints}} with checkpoint.keepLast={{self.checkpoint.keepLast}}",

@@ -65,6 +65,7 @@ RULES: list[tuple[str, Any, str]] = [
         "checkpoint.keepLast=3); allowed: up to checkpoint.keepLast. hint: raise checkpoint.keepLast, or go back less "
         "far",
     ),
+    ("guards.lossSpike", {"action": "Notify", "checkpoints": 9}, None),
     (
         "guards.lossSpike",
         {"action": "Rollback", "checkpoints": 9},

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from tests.causes.catalogue import fault
 from tests.causes.single import CRASH as BREAKS
 from tests.causes.single import INFRASTRUCTURE, MEMORY, SETTING, STORAGE, limit_memory, small_disk
+from windlass.api.meta import FailureClass
 from windlass_workloads.train.failures import NotFinite
 
 PATIENCE = timedelta(seconds=30)
@@ -121,7 +122,7 @@ def _(rank: int) -> None:
     dist.barrier()
 
 
-@fault("all-see-no-number", BREAKS, world=2, cause=0)
+@fault("all-see-no-number", FailureClass.NUMERIC, world=2, cause=0)
 def _(rank: int) -> None:
     meet(rank, 2)
     loss = torch.tensor(float("nan"))

@@ -183,7 +183,7 @@ def _(rank: int) -> None:
     loss.backward()
 
 
-@fault("loss-is-no-number", CRASH)
+@fault("loss-is-no-number", FailureClass.NUMERIC)
 def _(rank: int) -> None:
     loss = torch.log(torch.tensor(-1.0))
     raise NotFinite(f"step 40: loss {float(loss)}, gradient norm nan, learning rate 0.001")

@@ -14,7 +14,7 @@ from perturb.world import Api, Body, ConflictError, Gang, QuotaError
 from unit.core.builders import SETTINGS
 from windlass.api.contract import Orders, Report
 from windlass.api.meta import Reason
-from windlass.core.decision import Decision
+from windlass.core.decision import Decision, Delete
 from windlass.core.judges.gang import PARTIAL_REFUSALS
 from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
@@ -116,7 +116,7 @@ class Operator:
                 if decision.requeue_after_seconds is not None:
                     wait = timedelta(seconds=decision.requeue_after_seconds)
                     self.wake_at = min(self.wake_at or self.api.now + wait, self.api.now + wait)
-                self.act(job, decision)
+                self.act(job, decision, children)
             else:
                 self.orders = Orders(action="Stop", reason="deleted")
         except CrashError:
@@ -141,7 +141,7 @@ class Operator:
             refusals=(self.refused,) if self.refused is not None else (),
         )
 
-    def act(self, job: Job, decision: Decision) -> None:
+    def act(self, job: Job, decision: Decision, seen: Snapshot) -> None:
         if any(("Pod", name) in self.api.objects for name in decision.confirm_absent):
             raise ConflictError("a pod that was believed to be gone is there")
         if decision.status is not None:
@@ -168,8 +168,18 @@ class Operator:
         else:
             self.refused = None if decision.creates else self.refused
         for each in decision.deletes:
+            if not each.force and self.has_changed(each, seen):
+                raise ConflictError(f"{each.name} has changed since it was seen")
             self.api.delete(each.kind, each.name, each.uid, force=each.force)
             self.wrote()
+
+    def has_changed(self, delete: Delete, seen: Snapshot) -> bool:
+        """Whether the precondition on the version fails, as the API server judges it for the shell."""
+        key = delete.kind, delete.name
+        known, present = seen.get(key), self.api.objects.get(key)
+        if known is None or present is None or known["metadata"]["uid"] != delete.uid:
+            return False
+        return bool(known["metadata"]["resourceVersion"] != present["metadata"]["resourceVersion"])
 
     def check_owner(self, item: Body) -> None:
         found = self.api.objects[item["kind"], item["metadata"]["name"]]["metadata"]

@@ -7,8 +7,9 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from perturb.actions import GONE, Scenario, World, a_claim
 from perturb.operator_model import Operator, Perturbation
-from perturb.scenarios import GONE, SCENARIOS, Scenario, World, a_claim
+from perturb.scenarios import SCENARIOS
 from perturb.world import START, TICK, Api, Gang, stamp
 from unit.core.builders import a_job
 from windlass.api import meta

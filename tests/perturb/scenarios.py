@@ -2,274 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import timedelta
-from typing import Any
-
-from perturb.operator_model import Operator
-from perturb.world import Api, Body, Gang, stamp
-from windlass.api import meta
-from windlass.api.contract import Suspicion, Verdict
-from windlass.api.meta import Exclusion, ExitCode, FailureClass, Reason, SuspectReason
-from windlass.api.status import Failure
-
-Action = Callable[["World"], None]
-Trigger = Callable[["World"], bool]
-
-
-@dataclass
-class World:
-    """API, gang and operator of one run of a scenario."""
-
-    api: Api
-    gang: Gang
-    operator: Operator
-    marks: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def job(self) -> Body | None:
-        return self.api.objects.get(("FineTuneJob", "triage"))
-
-    def reason(self) -> str:
-        conditions = ((self.job or {}).get("status") or {}).get("conditions", ())
-        return next((item["reason"] for item in conditions if item["type"] == "Ready"), "")
-
-    def pod(self, index: int) -> Body:
-        """The newest pod of an index."""
-        pods = [
-            pod
-            for pod in self.api.of_kind("Pod")
-            if pod["metadata"]["labels"][meta.LABEL_INDEX] == str(index)
-        ]
-        return max(pods, key=lambda pod: int(pod["metadata"]["labels"][meta.LABEL_TICKET]))
-
-    def set_spec(self, **fields: Any) -> None:
-        assert self.job is not None
-        self.job["spec"].update(fields)
-        self.job["metadata"]["generation"] += 1
-        self.api.touch(self.job)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Actions, each done once as soon as its trigger holds, in order; and the reason that Ready ends with."""
-
-    name: str
-    ends: str
-    script: tuple[tuple[Trigger, Action], ...] = ()
-    spec: tuple[tuple[str, Any], ...] = ()
-    claims_at_start: bool = True
-
-
-GONE = "(gone)"
-
-
-def always(_: World) -> bool:
-    return True
-
-
-def at_step(step: int) -> Trigger:
-    return lambda world: world.gang.store.step >= step
-
-
-def when(reason: str) -> Trigger:
-    return lambda world: world.reason() == reason
-
-
-def pods_exist(world: World) -> bool:
-    return bool(world.api.of_kind("Pod"))
-
-
-def pods_run(world: World) -> bool:
-    return bool(world.gang.running())
-
-
-def delete_job(world: World) -> None:
-    assert world.job is not None
-    world.api.remove(world.job)
-
-
-def suspend(world: World) -> None:
-    world.set_spec(suspend=True)
-
-
-def resume(world: World) -> None:
-    world.set_spec(suspend=False)
-
-
-def rank_dies(world: World) -> None:
-    world.gang.begin(meta.Rung.IN_PLACE)
-
-
-def pod_vanishes(index: int) -> Action:
-    return lambda world: world.api.remove(world.pod(index))
-
-
-def pod_is_deleted(index: int) -> Action:
-    def act(world: World) -> None:
-        pod = world.pod(index)
-        world.api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
-
-    return act
-
-
-def pod_is_killed(index: int) -> Action:
-    return lambda world: world.gang.end(world.pod(index), 137, reason="OOMKilled")
-
-
-def node_dies(index: int) -> Action:
-    """The node falls silent; after a while the control plane marks its pod for deletion, in vain."""
-
-    def act(world: World) -> None:
-        pod = world.pod(index)
-        world.gang.dead_nodes.add(pod["spec"]["nodeName"])
-        pod["metadata"]["deletionTimestamp"] = stamp(world.api.now + timedelta(seconds=10))
-        world.api.touch(pod)
-
-    return act
-
-
-def a_node(name: str, *, ready: bool = True, taint: str = "") -> Body:
-    taints = [{"key": taint, "effect": "NoSchedule"}] if taint else []
-    condition = {"type": "Ready", "status": "True" if ready else "Unknown"}
-    return {
-        "kind": "Node",
-        "metadata": {"name": name},
-        "spec": {"taints": taints},
-        "status": {"conditions": [condition]},
-    }
-
-
-def node_goes_silent(index: int) -> Action:
-    """The node and all on it fall silent; the control plane marks it, and nobody evicts its pod."""
-
-    def act(world: World) -> None:
-        name = world.pod(index)["spec"]["nodeName"]
-        world.gang.dead_nodes.add(name)
-        world.api.put(a_node(name, ready=False))
-
-    return act
-
-
-def node_becomes_unhealthy(index: int) -> Action:
-    """A monitor finds a broken device and taints the node; the ranks on it still work."""
-    return lambda world: world.api.put(a_node(world.pod(index)["spec"]["nodeName"], taint="sick")) and None
-
-
-def nothing_is_left_on_dead_nodes(world: World) -> bool:
-    return all(pod["spec"].get("nodeName") not in world.gang.dead_nodes for pod in world.api.of_kind("Pod"))
-
-
-def only_nodes(*names: str) -> Action:
-    def act(world: World) -> None:
-        world.gang.nodes = names
-
-    return act
-
-
-def pod_leaves_its_node(index: int, exclusion: Exclusion) -> Action:
-    """The leader lets a pod go because of its node."""
-
-    def act(world: World) -> None:
-        against = Suspicion(
-            reason=SuspectReason.DEVICE_ERROR,
-            exclusion=exclusion,
-            failure_class=FailureClass.INFRASTRUCTURE,
-            evidence=["Xid 79"],
-        )
-        verdict = Verdict(result="Preempted", step=world.gang.store.step, suspicion=against)
-        world.gang.end(world.pod(index), ExitCode.PREEMPTED, verdict)
-
-    return act
-
-
-def gang_wants_recreation(world: World) -> None:
-    world.gang.wanted = True
-
-
-def gang_stands(world: World) -> None:
-    world.gang.stands = True
-
-
-def gang_moves(world: World) -> None:
-    world.gang.stands = False
-
-
-def is_told(type: str) -> Trigger:
-    """A condition of this type is true."""
-
-    def holds(world: World) -> bool:
-        conditions = ((world.job or {}).get("status") or {}).get("conditions", ())
-        return any(item["type"] == type and item["status"] == "True" for item in conditions)
-
-    return holds
-
-
-def gang_fails(world: World) -> None:
-    world.gang.verdict_to_give = Failure(
-        reason=Reason.DATA_NOT_FOUND,
-        failure_class=FailureClass.CONFIGURATION,
-        message="no such file",
-        hint="check the claim",
-    )
-
-
-def claims_appear(world: World) -> None:
-    for name in ("checkpoints", "models", "data"):
-        world.api.put(a_claim(name))
-
-
-def at_incarnation(number: int) -> Trigger:
-    return lambda world: world.gang.store.incarnation >= number
-
-
-def at_attempt(number: int) -> Trigger:
-    def holds(world: World) -> bool:
-        gang = ((world.job or {}).get("status") or {}).get("gang") or {}
-        return bool(gang.get("attempt", 0) >= number)
-
-    return holds
-
-
-def object_vanishes(kind: str) -> Action:
-    """Somebody deletes one of our objects by hand."""
-    return lambda world: world.api.remove(world.api.of_kind(kind)[0])
-
-
-def both(one: Action, other: Action) -> Action:
-    def act(world: World) -> None:
-        one(world)
-        other(world)
-
-    return act
-
-
-def quota(pods: int | None) -> Action:
-    def act(world: World) -> None:
-        world.api.quota = pods
-        world.api.version += 1
-
-    return act
-
-
-def is_given_back(world: World) -> bool:
-    """The admitted part is gone again."""
-    return world.reason() == "QuotaExceeded" and not pods_exist(world)
-
-
-def gang_may_stay(world: World) -> None:
-    """Nothing happens: only a pause in the script."""
-
-
-def leader_is_fenced(world: World) -> None:
-    world.gang.end(world.pod(0), ExitCode.FENCED)
-
-
-def a_claim(name: str) -> Body:
-    status = {"phase": "Bound", "accessModes": ["ReadWriteMany"]}
-    return {"kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {}, "status": status}
-
+from perturb.actions import (
+    GONE,
+    Scenario,
+    always,
+    at_attempt,
+    at_incarnation,
+    at_step,
+    both,
+    claims_appear,
+    delete_job,
+    gang_fails,
+    gang_may_stay,
+    gang_moves,
+    gang_stands,
+    gang_wants_recreation,
+    guard_pauses,
+    is_given_back,
+    is_paused,
+    is_told,
+    leader_is_fenced,
+    node_becomes_unhealthy,
+    node_dies,
+    node_goes_silent,
+    nothing_is_left_on_dead_nodes,
+    object_vanishes,
+    only_nodes,
+    pod_is_deleted,
+    pod_is_killed,
+    pod_leaves_its_node,
+    pod_vanishes,
+    pods_exist,
+    pods_run,
+    quota,
+    rank_dies,
+    resume,
+    spec_changes,
+    suspend,
+    when,
+)
+from windlass.api.meta import Exclusion
 
 SCENARIOS = (
     Scenario("create-and-succeed", "Completed"),
@@ -371,6 +143,25 @@ SCENARIOS = (
         ),
     ),
     Scenario("fail", "DataNotFound", ((at_step(20), gang_fails),)),
+    Scenario("guard-pauses", "NonFinite", ((at_step(20), guard_pauses),)),
+    Scenario(
+        "guard-pauses-until-the-spec-changes",
+        "Completed",
+        ((at_step(20), guard_pauses), (is_paused, spec_changes)),
+    ),
+    Scenario(
+        "spec-changes-as-soon-as-a-guard-pauses",
+        "Completed",
+        ((at_step(20), guard_pauses), (when("NonFinite"), spec_changes)),
+    ),
+    Scenario(
+        "suspend-what-a-guard-paused",
+        "Completed",
+        ((at_step(20), guard_pauses), (is_paused, suspend), (when("Suspended"), resume)),
+    ),
+    Scenario(
+        "delete-what-a-guard-paused", GONE, ((at_step(20), guard_pauses), (when("NonFinite"), delete_job))
+    ),
     Scenario("ttl", GONE, spec=(("ttlSecondsAfterFinished", 6),)),
     Scenario(
         "deadline", "DeadlineExceeded", spec=(("activeDeadlineSeconds", 60), ("training.maxSteps", 10_000))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+from perturb.actions import GONE, Scenario
 from perturb.operator_model import Perturbation
 from perturb.play import play, undisturbed
-from perturb.scenarios import GONE, SCENARIOS, Scenario
+from perturb.scenarios import SCENARIOS
 
 NAMED = {scenario.name: scenario for scenario in SCENARIOS}
 MORE_WRITES = 14

@@ -149,6 +149,7 @@ class Gang:
         self.wanted = False
         self.stands = False
         self.verdict_to_give: Failure | None = None
+        self.pause_to_give: Failure | None = None
         self.dead_nodes: set[str] = set()
         self.nodes: tuple[str, ...] = ()
         """The only nodes there are, each with room for one pod; none means a node for every pod."""
@@ -163,6 +164,7 @@ class Gang:
             self.wanted,
             self.stands,
             self.verdict_to_give,
+            self.pause_to_give,
             self.dead_nodes,
             self.nodes,
             self.report,
@@ -302,6 +304,12 @@ class Gang:
             return
         if self.stands:
             self.say(leader, Phase.TRAIN)
+            return
+        if self.pause_to_give is not None:
+            verdict = Verdict(result="Paused", step=store.step, failure=self.pause_to_give)
+            self.pause_to_give = None
+            self.say(leader, Phase.TRAIN, verdict)
+            self.end_all(members, ExitCode.PREEMPTED, verdict)
             return
         store.step += 10
         self.trained_by.append((store.incarnation, leader["metadata"]["uid"]))

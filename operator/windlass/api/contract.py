@@ -22,6 +22,7 @@ from windlass.api.status import (
     Progress,
     RecoveryRecord,
     ResumePoint,
+    SkippedData,
     TrackingStatus,
 )
 
@@ -88,7 +89,8 @@ class Suspicion(StatusModel):
 class Verdict(StatusModel):
     """How an agent ended; also its termination message (at most 4096 bytes)."""
 
-    result: Literal["Succeeded", "Failed", "Preempted", "Fenced"]
+    result: Literal["Succeeded", "Failed", "Preempted", "Fenced", "Paused"]
+    """Paused: a guard stopped the run until its spec changes; `failure` says why."""
     step: int = 0
     lost_steps: int = 0
     incarnation: int = 0
@@ -139,6 +141,8 @@ class Report(StatusModel):
     """What stands still, while nothing is done about it."""
     straggler: str | None = None
     """Which ranks slow the others down."""
+    loss_spike: str | None = None
+    """The loss spike that the run was told to go on through, while it is recent."""
     tracking: TrackingStatus | None = None
     tracking_error: str | None = None
     output: Output | None = None
@@ -175,6 +179,10 @@ class RankContext(Model):
     highest_step: int = Field(
         default=0, description="Highest step any incarnation finished; later steps are new."
     )
+    skipped_windows: list[tuple[int, int]] = Field(
+        default=[],
+        description="Windows [first, last) of positions in the order of samples that are left out.",
+    )
 
 
 class RankEvent(StatusModel):
@@ -185,7 +193,8 @@ class RankEvent(StatusModel):
     learning_rate, gradient_norm, flops.
     Validation: step, loss. Checkpoint: checkpoint, stall_seconds, write_seconds. SaveFailed: step, message.
     Plan: plan. Prepared: name. Tracking: tracking, message (not None means degraded). Output: output.
-    Failure: failure. Saved: step (a save asked for by SIGTERM is committed). Done: step.
+    LossSpike: step, loss, message (None means that it is over). Failure: failure, step (of class Numeric:
+    the one that was not applied). Saved: step (a save asked for by SIGTERM is committed). Done: step.
     """
 
     type: Literal[
@@ -195,6 +204,7 @@ class RankEvent(StatusModel):
         "Validation",
         "Checkpoint",
         "SaveFailed",
+        "LossSpike",
         "Plan",
         "Prepared",
         "Tracking",
@@ -255,6 +265,10 @@ class Manifest(Model):
     global_batch_size: int = 0
     seed: int = 0
     skipped_windows: list[tuple[int, int]] = []
+    recent_losses: list[float] = []
+    """Normal losses before this step, oldest first; the guard against loss spikes compares the next with them."""
+    suspect_losses: list[float] = []
+    """The losses since that are suspect to it."""
     precision: str = "FP32"
     validation_loss: float | None = None
     created_at: datetime
@@ -282,6 +296,14 @@ class BudgetUse(Model):
     """When failures happened, for classes whose budget is for a window of time; oldest first."""
 
 
+class Rollback(Model):
+    """How far a guard sends a run back, and past which data."""
+
+    checkpoints: int = Field(description="Verified checkpoints to go back; 1 is the newest.")
+    step: int = Field(description="The step that went wrong and was not applied.")
+    skip_steps: int = Field(description="Steps whose data are skipped, up to that one.")
+
+
 class IncarnationCause(Model):
     """Why an incarnation other than the first began."""
 
@@ -292,6 +314,8 @@ class IncarnationCause(Model):
     signal: int | None = None
     evidence: list[str] = []
     from_step: int = 0
+    rollback: Rollback | None = None
+    skipped: SkippedData | None = None
 
 
 class Incarnation(Model):
@@ -310,4 +334,5 @@ class Incarnation(Model):
     prepared: str | None = None
     budgets: BudgetUse = Field(default_factory=BudgetUse)
     cause: IncarnationCause | None = None
+    skipped_windows: list[tuple[int, int]] = []
     details: dict[str, Any] = {}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from windlass.api.base import Model
-from windlass.api.guards import Guards
+from windlass.api.guards import GUARD_RULES, Guards
 from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
 from windlass.api.running import (
     Checkpointing,
@@ -190,7 +190,7 @@ IMMUTABLE: Final = (
 class FineTuneJobSpec(Model):
     """Desired state of a FineTuneJob."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (*CROSS_RULES, *IMMUTABLE)
+    rules: ClassVar[tuple[Rule, ...]] = (*CROSS_RULES, *GUARD_RULES, *IMMUTABLE)
 
     model: ModelSource
     """Model to start from. Cannot change after creation. Example: {uri: pvc://models/SmolLM2-135M-Instruct}."""
@@ -218,7 +218,8 @@ class FineTuneJobSpec(Model):
     recovery: Recovery = Field(default_factory=Recovery)
     """What is done when ranks, pods or nodes are lost. Example: {budgets: {crash: 3}}."""
     guards: Guards = Field(default_factory=Guards)
-    """What is watched while training goes on. Example: {stall: {action: Notify}}."""
+    """What is watched while training goes on, and what is done about it.
+    Example: {nonFinite: {action: Pause}, stall: {action: Notify}}."""
     tracking: Tracking | None = None
     """Where metrics and the model are recorded; nowhere if left out.
     Example: {mlflow: {uri: "http://mlflow.windlass.svc:5000"}}."""

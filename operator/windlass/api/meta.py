@@ -61,6 +61,7 @@ class ConditionType(StrEnum):
     FAILED = "Failed"
     TRACKING_DEGRADED = "TrackingDegraded"
     CHECKPOINT_DEGRADED = "CheckpointDegraded"
+    LOSS_DEGRADED = "LossDegraded"
     PRECISION_CHOSEN = "PrecisionChosen"
     SHRUNK = "Shrunk"
     PROGRESS_DEGRADED = "ProgressDegraded"
@@ -112,6 +113,8 @@ class Reason(StrEnum):
     SEQUENCE_TOO_LONG = "SequenceTooLong"
     PRECISION_UNSUPPORTED = "PrecisionUnsupported"
     CHECKPOINT_UNUSABLE = "CheckpointUnusable"
+    NON_FINITE = "NonFinite"
+    LOSS_SPIKE = "LossSpike"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     NO_PROGRESS = "NoProgress"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -143,6 +146,7 @@ class FailureClass(StrEnum):
     CONFIGURATION = "Configuration"
     STORAGE = "Storage"
     STALL = "Stall"
+    NUMERIC = "Numeric"
 
 
 class Rung(StrEnum):
@@ -197,6 +201,7 @@ class ExitCode(IntEnum):
     """Another leader owns a newer incarnation; this pod must not go on."""
     BUDGET = 16
     INTERNAL = 17
+    NUMERIC = 18
 
 
 EXIT_CODES: Final = {
@@ -207,5 +212,6 @@ EXIT_CODES: Final = {
     FailureClass.PREEMPTED: ExitCode.PREEMPTED,
     FailureClass.INFRASTRUCTURE: ExitCode.CRASH,
     FailureClass.STALL: ExitCode.CRASH,
+    FailureClass.NUMERIC: ExitCode.NUMERIC,
 }
 """The code of a rank or an agent that ended by a failure of the class."""

@@ -170,6 +170,8 @@ class Budgets(Model):
     window_seconds: Annotated[int, Field(ge=60, le=2_592_000), Hint("86400 is a day")] = 86_400
     """Failures of infrastructure and storage count for so long; older outages are forgotten, but ten times
     the budget in all is the end. Unit: seconds. Example: 21600."""
+    numeric: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 3
+    """Rollbacks that spec.guards asked for. Example: 5."""
 
 
 def _unique(value: Any, _: Any) -> bool:

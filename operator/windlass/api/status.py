@@ -171,6 +171,17 @@ class FailedRank(StatusModel):
     """Node of the pod."""
 
 
+class SkippedData(StatusModel):
+    """Training data that a guard left out: positions in the order of training, which count samples from 0."""
+
+    first: int
+    """First position left out."""
+    last: int
+    """Last position left out."""
+    steps: int
+    """Steps whose data these were."""
+
+
 class RecoveryRecord(StatusModel):
     """One restart: why, how, and what it cost."""
 
@@ -194,6 +205,8 @@ class RecoveryRecord(StatusModel):
     """Step that training went on from."""
     lost_steps: int = 0
     """Steps that had to be done again."""
+    skipped: SkippedData | None = None
+    """Data that training goes past, after a failure of class Numeric."""
     seconds: RecoverySeconds = Field(default_factory=RecoverySeconds)
     """Where the time went."""
     at: datetime | None = None

@@ -12,6 +12,8 @@ from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Exclusion, Reason
 from windlass.api.status import Condition, RecoveryRecord
 from windlass.core.observed import parse_status
+from windlass.core.status import messages
+from windlass.core.status.events import DEGRADATIONS
 
 BAR_WIDTH = 32
 BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -156,6 +158,7 @@ def recovery_line(row: RecoveryRecord) -> str:
     return (
         f"  {row.rung:<12} {who} ({how}, {row.failure_class})  step {row.from_step} -> {row.resumed_step}, "
         f"{row.lost_steps} lost, {row.seconds.total:.1f} s ({', '.join(parts)})"
+        + (f"; {messages.skipped(row.skipped)}" if row.skipped is not None else "")
     )
 
 
@@ -182,13 +185,7 @@ def goodput_lines(status: FineTuneJobStatus) -> list[str]:
 
 def trouble_lines(status: FineTuneJobStatus) -> list[str]:
     """Degradations and, while it matters, the last failure with its hint."""
-    degraded = (
-        ConditionType.TRACKING_DEGRADED,
-        ConditionType.CHECKPOINT_DEGRADED,
-        ConditionType.SHRUNK,
-        ConditionType.PROGRESS_DEGRADED,
-        ConditionType.STALLED,
-    )
+    degraded = (*DEGRADATIONS, ConditionType.SHRUNK, ConditionType.STALLED)
     lines = [
         f"{kind}: {found.reason}: {found.message}"
         for kind in degraded

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import elastic, gang, lifecycle, nodes, world
+from windlass.core.judges import elastic, gang, lifecycle, nodes, paused, world
 
 Judge = Callable[[Facts], Outcome | None]
 
@@ -20,6 +20,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     lifecycle.verdict_reached,  # the leader said Succeeded or Failed: write it down
     lifecycle.spec_is_invalid,  # say which field, and stop
     lifecycle.is_suspended,  # save, leave, keep the checkpoints
+    paused.is_paused,  # a guard stopped the run: wait for a change of the spec
     lifecycle.is_resumed,  # count the pause
     lifecycle.deadline_passed,  # waiting or working took too long
     world.claims_do_not_fit,  # a volume is missing or cannot be shared

@@ -70,8 +70,9 @@ def force_events(forced: tuple[Delete, ...]) -> tuple[Event, ...]:
 
 
 def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:
-    """Seconds to the run's own deadline, while it is neither finished nor suspended."""
-    if outcome.quiet or facts.job.spec is None or facts.job.spec.suspend or outcome.status.finished_at:
+    """Seconds to the run's own deadline, while it is neither finished nor suspended or paused."""
+    rests = facts.job.spec is None or facts.job.spec.suspend or outcome.status.suspended_at is not None
+    if outcome.quiet or rests or outcome.status.finished_at:
         return None
     return until_deadline(facts)
 

@@ -59,6 +59,21 @@ RULES: list[tuple[str, Any, str]] = [
         "change globalBatchSize to a multiple of 4, or microBatchSize",
     ),
     (
+        "guards.nonFinite",
+        {"checkpoints": 4},
+        "spec.guards.nonFinite.checkpoints: goes back further than checkpoints are kept (got 4 with "
+        "checkpoint.keepLast=3); allowed: up to checkpoint.keepLast. hint: raise checkpoint.keepLast, or go back less "
+        "far",
+    ),
+    ("guards.lossSpike", {"action": "Notify", "checkpoints": 9}, None),
+    (
+        "guards.lossSpike",
+        {"action": "Rollback", "checkpoints": 9},
+        "spec.guards.lossSpike.checkpoints: goes back further than checkpoints are kept (got 9 with "
+        "checkpoint.keepLast=3); allowed: up to checkpoint.keepLast. hint: raise checkpoint.keepLast, or go back less "
+        "far",
+    ),
+    (
         "training.validateEverySteps",
         5,
         "spec.training.validateEverySteps: there are no validation samples (got validateEverySteps=5 without "
@@ -204,7 +219,8 @@ RULES: list[tuple[str, Any, str]] = [
     (
         "guards",
         {"stalls": {}},
-        "spec.guards.stalls: unknown field (got stalls); allowed: stall. hint: did you mean stall?",
+        "spec.guards.stalls: unknown field (got stalls); allowed: nonFinite, lossSpike, stall. "
+        "hint: did you mean stall?",
     ),
     (
         "tracking",

@@ -74,6 +74,23 @@ NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
         "allow for a new pod's start and imports, 120 is usual",
         (("recovery.elastic.minNodes", 1),),
     ),
+    ("recovery.budgets.numeric", 0, 1000, "0 fails the job at once, 5 is usual", ()),
+    *(
+        (
+            f"guards.{guard}.checkpoints",
+            1,
+            100,
+            "1 is the newest verified checkpoint",
+            (("checkpoint.keepLast", 100),),
+        )
+        for guard in ("nonFinite", "lossSpike")
+    ),
+    *(
+        (f"guards.{guard}.skipSteps", 0, 100_000, "0 trains on the same data again", ())
+        for guard in ("nonFinite", "lossSpike")
+    ),
+    ("guards.lossSpike.windowSteps", 10, 10_000, "100 is usual; more for very noisy losses", ()),
+    ("guards.lossSpike.patience", 1, 1000, "3 is usual; 1 acts on a single step", ()),
     ("recovery.backOffSeconds", 0, 3600, "it doubles with every failure in a row", ()),
     ("recovery.forceDeleteAfterSeconds", 0, 86_400, "leave it out unless stuck pods hold quota", ()),
     ("recovery.budgets.windowSeconds", 60, 2_592_000, "86400 is a day", ()),
@@ -145,6 +162,7 @@ DECIMALS = [
     ),
     ("training.gradientClip", ["0.1", "1.0", "1000000"], ["0", "1000001"]),
     ("training.optimizer.weightDecay", ["0", "0.01", "1"], ["1.5", "2"]),
+    ("guards.lossSpike.deviations", ["1", "2.5", "1000"], ["0", "0.9", "1001"]),
     ("training.optimizer.beta1", ["0", "0.9", "0.999999"], ["1", "1.0"]),
     ("training.optimizer.beta2", ["0", "0.95"], ["1", "2"]),
     ("training.optimizer.epsilon", ["1e-8", "0.1"], ["0", "0.2"]),
@@ -216,6 +234,8 @@ CHOICES = [
     ("method.objective", ["SupervisedFineTuning"]),
     ("checkpoint.export", ["HuggingFace", "None"]),
     ("guards.stall.action", ["Restart", "Notify", "Off"]),
+    ("guards.nonFinite.action", ["Rollback", "Pause", "Fail"]),
+    ("guards.lossSpike.action", ["Off", "Notify", "Rollback", "Pause", "Fail"]),
     ("parallelism.strategy", ["DDP", "FSDP"]),
 ]
 

@@ -110,6 +110,13 @@ def test_degradations_are_shown(type: str, reason: str) -> None:
     assert f"{type}: {reason}" in view.describe(job(conditions=[degraded]))
 
 
+def test_what_a_guard_left_out_is_shown_with_its_recovery() -> None:
+    row = {**RECOVERY, "class": "Numeric", "skipped": {"first": 160, "last": 175, "steps": 1}}
+    said = view.describe(job(recoveries=[row]))
+    assert "; data of 1 step skipped: samples 160 to 175 of the training order" in said
+    assert "skipped" not in view.describe(job())
+
+
 def test_the_result_names_output_model_and_run() -> None:
     output = {"uri": "pvc://checkpoints/x", "registeredModel": "triage", "modelVersion": "3"}
     said = view.describe(job(output=output, tracking={"runId": "r", "url": "http://mlflow/#/runs/r"}))

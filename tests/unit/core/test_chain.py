@@ -27,6 +27,7 @@ from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.judges import elastic, gang, lifecycle, nodes, world
+from windlass.core.judges import paused as paused_judges
 from windlass.core.observed import NodeView, ObjectView, Observed, PodView, Refusal, Taint
 from windlass.core.reconcile import decide
 
@@ -96,6 +97,11 @@ def invalid(scene: Scene) -> None:
 
 def suspended(scene: Scene) -> None:
     scene.job = scene.job.suspended()
+
+
+def paused(scene: Scene) -> None:
+    held = Condition(type="Suspended", status="True", reason="NonFinite", last_transition_time=at(30))
+    update_status(scene, conditions=[held], suspended_at=at(30))
 
 
 def resumed(scene: Scene) -> None:
@@ -213,6 +219,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "verdict_reached": verdict,
     "spec_is_invalid": invalid,
     "is_suspended": suspended,
+    "is_paused": paused,
     "is_resumed": resumed,
     "deadline_passed": late,
     "claims_do_not_fit": claim_missing,
@@ -239,7 +246,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
     assert list(CASES) == ORDER
     known = {
         value
-        for module in (elastic, gang, lifecycle, nodes, world)
+        for module in (elastic, gang, lifecycle, nodes, paused_judges, world)
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }

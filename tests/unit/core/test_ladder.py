@@ -59,12 +59,13 @@ def a_judgement(kind: Kind = Kind.CRASH, signature: str = "s", **fields: object)
         (Kind.OUT_OF_MEMORY, 5),
         (Kind.STORAGE, 6),
         (Kind.STALL, 7),
+        (Kind.NUMERIC, 8),
         (Kind.CONFIGURATION, CONFIGURATION_RETRIES),
         (Kind.PREEMPTED, None),
     ],
 )
 def test_each_class_has_its_own_budget(kind: Kind, budget: int | None) -> None:
-    budgets = Budgets(crash=3, infrastructure=4, out_of_memory=5, storage=6, stall=7)
+    budgets = Budgets(crash=3, infrastructure=4, out_of_memory=5, storage=6, stall=7, numeric=8)
     assert budget_of(kind, budgets) == budget
 
 
@@ -83,6 +84,9 @@ LIMITS = [
     (Kind.STALL, 3, 3, Reason.NO_PROGRESS),
     (Kind.STORAGE, 5, 2, None),
     (Kind.STORAGE, 6, 2, Reason.BUDGET_EXHAUSTED),
+    (Kind.NUMERIC, 3, 2, None),
+    (Kind.NUMERIC, 3, 3, Reason.NO_PROGRESS),
+    (Kind.NUMERIC, 4, 1, Reason.BUDGET_EXHAUSTED),
     (Kind.CONFIGURATION, 1, 1, None),
     (Kind.CONFIGURATION, 2, 1, "Configuration"),
     (Kind.CONFIGURATION, 2, 9, "Configuration"),
@@ -99,7 +103,9 @@ def test_where_the_tries_end(kind: Kind, used: int, same: int, ends: str | None)
 
 @pytest.mark.parametrize("kind", list(Kind))
 def test_budget_of_nothing_ends_at_once_but_for_preemption(kind: Kind) -> None:
-    nothing = Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0))
+    nothing = Recovery(
+        budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0, numeric=0)
+    )
     made = charge(BudgetUse(), a_judgement(kind), nothing, Place(0, 1, "u"))
     assert (made.stop is None) is (kind in (Kind.PREEMPTED, Kind.CONFIGURATION))
 
@@ -229,6 +235,7 @@ RECOVERIES = st.builds(
         infrastructure=st.integers(0, 6),
         out_of_memory=st.integers(0, 6),
         storage=st.integers(0, 6),
+        numeric=st.integers(0, 6),
     ),
     back_off_seconds=st.integers(0, 60),
 )
@@ -241,7 +248,7 @@ def test_no_history_without_progress_outlasts_its_budgets(
 ) -> None:
     history, charged = History(recovery), 0
     budgets = recovery.budgets
-    most = budgets.crash + budgets.infrastructure + budgets.out_of_memory + budgets.storage + 1
+    most = sum(getattr(budgets, name) for name in type(budgets).model_fields) + 1
     for judgement in failures:
         made = history.fail(judgement)
         if made.stop is not None:
@@ -318,7 +325,7 @@ def test_count_survives_being_written_and_read(recovery: Recovery, failures: lis
 @given(st.integers(0, 60))
 def test_preemptions_never_cost_wait_or_end(times: int) -> None:
     history = History(
-        Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0))
+        Recovery(budgets=Budgets(crash=0, infrastructure=0, out_of_memory=0, storage=0, stall=0, numeric=0))
     )
     for _ in range(times):
         made = history.fail(a_judgement(Kind.PREEMPTED))

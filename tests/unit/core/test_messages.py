@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass.api.meta import Exclusion, FailureClass, Reason, SuspectReason
-from windlass.api.status import FailedRank, Failure, Progress, SuspectNode
+from windlass.api.status import FailedRank, Failure, Progress, RecoveryRecord, SkippedData, SuspectNode
 from windlass.core.status import messages
 
 KIND = FailureClass
@@ -285,12 +285,38 @@ PLAIN: list[tuple[str, str]] = [
     (messages.precision_chosen("BF16", "the GPU is fast at it"), "BF16: the GPU is fast at it"),
     (messages.precision_chosen("FP32", None), "FP32"),
     (
-        messages.recovered("InPlace", "Crash", 40, 1),
+        messages.recovered(
+            RecoveryRecord(
+                incarnation=2, rung="InPlace", failure_class="Crash", resumed_step=40, lost_steps=1
+            )
+        ),
         "InPlace after Crash: went on from step 40, 1 step lost",
     ),
     (
-        messages.recovered("RecreateGang", "Infrastructure", 0, 7),
+        messages.recovered(
+            RecoveryRecord(incarnation=2, rung="RecreateGang", failure_class="Infrastructure", lost_steps=7)
+        ),
         "RecreateGang after Infrastructure: went on from step 0, 7 steps lost",
+    ),
+    (
+        messages.recovered(
+            RecoveryRecord(
+                incarnation=2,
+                rung="InPlace",
+                failure_class="Numeric",
+                resumed_step=40,
+                lost_steps=3,
+                evidence=["step 44: loss nan", "samples of step 44: 3, 1"],
+                skipped=SkippedData(first=172, last=175, steps=1),
+            )
+        ),
+        "InPlace after Numeric: went on from step 40, 3 steps lost; data of 1 step skipped: samples 172 to 175 of "
+        "the training order (step 44: loss nan)",
+    ),
+    (messages.resumed(paused=True), "the spec was changed"),
+    (
+        messages.skipped(SkippedData(first=0, last=31, steps=2)),
+        "data of 2 steps skipped: samples 0 to 31 of the training order",
     ),
     (messages.checkpoint_committed("step-00000040.i1", 40), "step-00000040.i1 is verified at step 40"),
     (messages.hinted("a", ""), "a"),

@@ -42,7 +42,7 @@ def spec(**changes: Any) -> FineTuneJobSpec:
             "ladder": changes.pop("ladder", ["InPlace", "RecreatePod", "Shrink", "RecreateGang"]),
             "elastic": changes.pop("elastic", None),
         },
-        "guards": {"stall": changes.pop("stall", {})},
+        "guards": {"stall": changes.pop("stall", {}), **changes.pop("guards", {})},
     }
     assert changes == {}, changes
     return FineTuneJobSpec.model_validate(plain)

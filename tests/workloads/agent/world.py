@@ -15,6 +15,7 @@ from windlass_workloads.agent.course import Mode
 from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.messages import Exited, Finish, Hello, Idle, Said, Start, Stop
+from windlass_workloads.agent.numeric import way_of
 from workloads.agent.support import config
 
 
@@ -70,7 +71,12 @@ class World:
             assert self.ended is None
             if self.claims_wait:
                 return
-            newest = max(self.checkpoints, key=lambda each: (each.step, each.incarnation), default=None)
+            known = sorted(self.checkpoints, key=lambda each: (each.step, each.incarnation), reverse=True)
+            last = self.records[-1] if self.records else None
+            way, cause = way_of(command.cause, tuple(known), last, self.config), command.cause
+            if cause is not None and way.skipped is not None:
+                cause = cause.model_copy(update={"skipped": way.skipped})
+            self.checkpoints = list(way.accepted)
             record = Incarnation(
                 incarnation=self.newest + 1,
                 attempt=1,
@@ -79,10 +85,11 @@ class World:
                 owner_pod="toy-0-1",
                 created_at=datetime(2026, 1, 1, tzinfo=UTC),
                 accepted=list(self.checkpoints),
-                resume=newest.name if newest else None,
+                resume=way.accepted[0].name if way.accepted else None,
                 prepared=command.prepared,
                 budgets=command.budgets,
-                cause=command.cause,
+                cause=cause,
+                skipped_windows=list(way.windows),
             )
             self.records.append(record)
             self.feed(ev.Claimed(record))

@@ -16,7 +16,7 @@ from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.errors import Fenced
 from windlass_workloads.checkpoint.files import open_file
-from windlass_workloads.checkpoint.interface import SaveFacts
+from windlass_workloads.checkpoint.interface import SaveFacts, SaveNotes
 from windlass_workloads.checkpoint.store import MANIFEST, TRASH, RunStore
 from windlass_workloads.checkpoint.writer import CheckpointWriter
 from workloads.checkpoint.support import Events, context, incarnation
@@ -128,9 +128,10 @@ def test_training_goes_on_while_a_save_is_written_and_the_next_one_waits(store: 
 
 def test_a_blocking_save_is_there_when_it_returns(store: RunStore) -> None:
     mine = writer(store)
-    mine.save(10, blocking=True, validation_loss=0.25)
+    mine.save(10, blocking=True, notes=SaveNotes(validation_loss=0.25, recent_losses=(3.5, 3.25)))
     manifest = manifests.read(store, "step-00000010.i1")
     assert manifest.validation_loss == 0.25
+    assert manifest.recent_losses == [3.5, 3.25]
     assert manifests.verify(store.path("step-00000010.i1"), manifest, deep=True) == []
 
 

@@ -127,6 +127,7 @@ class Job:
     incarnation: int = 0
     prepared: str | None = None
     starts: int = field(default=0)
+    skipped: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def store(self) -> Path:
@@ -184,6 +185,7 @@ class Job:
                 master_port=port,
                 resume=resume,
                 prepared=self.prepared,
+                skipped_windows=self.skipped,
             ).model_dump(mode="json", by_alias=True)
             for rank in range(world)
         ]

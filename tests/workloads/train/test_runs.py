@@ -211,9 +211,10 @@ def test_a_loss_that_is_no_number_ends_the_run_before_a_save(make_job):
     run = make_job(
         training={"learningRate": "1e30", "gradientClip": "0"}, checkpoint={"everySteps": 1}
     ).train()
-    assert run.codes == [ExitCode.CRASH]
+    assert run.codes == [ExitCode.NUMERIC]
     failure = run.of("Failure")[0].failure
-    assert failure.message.startswith("NotFinite: step ")
+    assert failure.message.startswith("step ")
+    assert failure.reason == Reason.NON_FINITE
     assert len(run.saved) == len(run.of("Step"))
 
 

@@ -12,7 +12,7 @@ from windlass.api.meta import ExitCode, FailureClass, Reason
 from windlass.api.training import Training
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError
 from windlass_workloads.data.errors import WorkloadError
-from windlass_workloads.train.failures import NotFinite, failure_of
+from windlass_workloads.train.failures import LossSpiked, NotFinite, failure_of
 from windlass_workloads.train.meters import Work, peak_of
 from windlass_workloads.train.objectives.supervised import isolating_mask
 from windlass_workloads.train.precision import Hardware, choose, hardware_of_cpu, processor_flags
@@ -134,7 +134,8 @@ FAILURES = [
         FailureClass.INFRASTRUCTURE,
         ExitCode.FENCED,
     ),
-    (NotFinite("step 3: loss nan"), Reason.CRASH, FailureClass.CRASH, ExitCode.CRASH),
+    (NotFinite("step 3: loss nan"), Reason.NON_FINITE, FailureClass.NUMERIC, ExitCode.NUMERIC),
+    (LossSpiked("step 3: loss 9"), Reason.LOSS_SPIKE, FailureClass.NUMERIC, ExitCode.NUMERIC),
     (ZeroDivisionError("x"), Reason.CRASH, FailureClass.CRASH, ExitCode.CRASH),
 ]
 
@@ -149,9 +150,15 @@ def test_errors_become_failures_with_class_hint_and_code(error, reason, failure_
     assert failure.at is not None
 
 
-@pytest.mark.parametrize("field", ["learningRate", "gradientClip", "precision", "data.sources"])
+@pytest.mark.parametrize("field", ["learningRate", "gradientClip", "precision", "samples"])
 def test_numbers_that_run_away_are_told_with_the_fields_to_change(field):
     assert field in failure_of(NotFinite("step 3: loss nan"))[0].hint
+
+
+def test_a_guard_s_evidence_is_what_it_saw_and_no_traceback():
+    failure, _ = failure_of(NotFinite("step 3: loss nan", step=3, samples="4, 1"))
+    assert failure.evidence == ["step 3: loss nan", "samples of step 3 in the prepared data: 4, 1"]
+    assert failure_of(NotFinite("step 3: loss nan"))[0].evidence == ["step 3: loss nan"]
 
 
 def test_evidence_is_the_end_of_the_traceback():

@@ -12,6 +12,7 @@ from typing import Final
 from windlass.api.contract import Incarnation, RunConfig
 from windlass_workloads.agent.events import Claim, Claimed, Refused, Unclaimable
 from windlass_workloads.agent.identity import Identity
+from windlass_workloads.agent.numeric import way_of
 from windlass_workloads.checkpoint import choose as choosing
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint.errors import CheckpointError
@@ -68,6 +69,9 @@ class Claims:
         choice = choosing.choose(self.store, newest, source, poisoned=wish.poisoned)
         if choice.problem is not None:
             return Unclaimable(message=choice.problem, storage=False)
+        way, cause = way_of(wish.cause, choice.accepted, newest, self.config), wish.cause
+        if cause is not None and way.skipped is not None:
+            cause = cause.model_copy(update={"skipped": way.skipped})
         poisoned = {*wish.poisoned, *(newest.poisoned if newest is not None else ())}
         return Incarnation(
             incarnation=(newest.incarnation if newest is not None else 0) + 1,
@@ -76,11 +80,12 @@ class Claims:
             owner_pod_uid=self.me.pod_uid,
             owner_pod=self.me.pod,
             created_at=datetime.now(UTC),
-            accepted=list(choice.accepted),
+            accepted=list(way.accepted),
             poisoned=sorted(poisoned),
-            resume=choice.name,
+            resume=way.accepted[0].name if way.accepted else None,
             prepared=wish.prepared,
             budgets=wish.budgets,
-            cause=wish.cause,
+            cause=cause,
+            skipped_windows=list(way.windows),
             details={choosing.RESUME_FROM: source, **dict(wish.details)},
         )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from windlass.api.contract import IncarnationCause
 from windlass.api.meta import Phase, Rung
-from windlass.api.status import RecoveryRecord, RecoverySeconds
+from windlass.api.status import RecoveryRecord, RecoverySeconds, SkippedData
 
 
 @dataclass(slots=True)
@@ -45,6 +45,7 @@ class RecoveryClock:
     back_off_seconds: float = 0.0
     claimed_at: float = 0.0
     launched_at: float = 0.0
+    skipped: SkippedData | None = None
 
     def claimed(self, at: float, resumed_step: int) -> None:
         """The next incarnation is there. A checkpoint to resume from proves that its step was reached."""
@@ -71,6 +72,7 @@ class RecoveryClock:
             from_step=self.cause.from_step,
             resumed_step=resumed_step,
             lost_steps=max(0, self.cause.from_step - resumed_step),
+            skipped=self.skipped,
             seconds=self._seconds(times, ended_at),
             at=datetime.fromtimestamp(self.fault_at, UTC),
         )

@@ -8,13 +8,22 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from windlass.api.contract import BudgetUse, Incarnation, IncarnationCause, RunConfig, Suspicion, Verdict
+from windlass.api.contract import (
+    BudgetUse,
+    Incarnation,
+    IncarnationCause,
+    Rollback,
+    RunConfig,
+    Suspicion,
+    Verdict,
+)
 from windlass.api.meta import FailureClass, Reason, Rung
 from windlass.api.status import FailedRank, Failure, RecoveryRecord
 from windlass.core.failure.budget import Charge, Place, charge
 from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
 from windlass.core.failure.nodes import suspicion_of
+from windlass.core.failure.numeric import rollback_of
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RankTimes, RecoveryClock
 from windlass_workloads.agent.elastic import Elastic
@@ -30,6 +39,7 @@ from windlass_workloads.agent.messages import (
     Start,
     Stop,
 )
+from windlass_workloads.agent.numeric import stop_of
 from windlass_workloads.agent.roster import Member, Roster
 
 
@@ -316,24 +326,36 @@ class Course:
         for end in ends:
             if end.rank is not None and end.rank == first.rank and end.log_tail:
                 self._out.append(ev.KeepLog(self.incarnation, end.rank, end.log_tail))
+        guards = self.config.spec.guards
+        stop = stop_of(judgement, guards, step=self.ledger_step, reached=self.step)
+        if stop is not None:
+            self.last_failure = stop.failure
+            self._end(stop.model_copy(update={"incarnation": self.incarnation}))
+            return
         cost = self._charge(judgement, self.step)
         if cost is None:
             return
+        failed = self.life.failed_step if self.life is not None else None
+        rollback = rollback_of(judgement.failure(), guards, cost.use, failed or self.step + 1)
         self.wants_gang = cost.rung is Rung.RECREATE_GANG
         # Nobody else makes new pods: without an operator only a restart in place is left.
         can_replace = self._now - self._operator_at < OPERATOR_SECONDS
         against = suspicion_of(judgement) if cost.rung is Rung.OTHER_NODE else None
         if can_replace and self._gives_up(first.pod, against):
-            cause = cause_of(judgement, cost.rung or Rung.RECREATE_POD, from_step=self.step)
-            self._hand_over(cause, against)
+            rung = cost.rung or Rung.RECREATE_POD
+            self._hand_over(cause_of(judgement, rung, from_step=self.step, rollback=rollback), against)
             return
-        let_go = can_replace and cost.rung in (Rung.RECREATE_POD, Rung.OTHER_NODE)
-        let_go = let_go and self._replace(first.pod, against)
+        rung = self._make_way(first.pod, cost.rung if can_replace else None, against)
+        cause = cause_of(judgement, rung, from_step=self.step, rollback=rollback)
+        self._recover_by(cause, cost.delay_seconds)
+
+    def _make_way(self, pod: str | None, wanted: Rung | None, against: Suspicion | None) -> Rung:
+        """Lets a pod go where that is wanted; the rung that the recovery then is on."""
+        let_go = wanted in (Rung.RECREATE_POD, Rung.OTHER_NODE) and self._replace(pod, against)
         replaced = Rung.OTHER_NODE if let_go and against is not None else Rung.RECREATE_POD
         self.elastic.watch(self.roster, self._now)
         awaited = self.roster.missing and self.elastic.waits(self._now)
-        rung = replaced if awaited else Rung.IN_PLACE
-        self._recover_by(cause_of(judgement, rung, from_step=self.step), cost.delay_seconds)
+        return replaced if awaited else Rung.IN_PLACE
 
     def _gives_up(self, pod: str | None, against: Suspicion | None) -> bool:
         """Whether the leader's own pod has to go: its ranks may not be restarted in it, or its node is bad."""
@@ -446,7 +468,9 @@ class Course:
             )
 
 
-def cause_of(judgement: Judgement, rung: Rung, *, from_step: int) -> IncarnationCause:
+def cause_of(
+    judgement: Judgement, rung: Rung, *, from_step: int, rollback: Rollback | None = None
+) -> IncarnationCause:
     """The cause of the next incarnation, for its file."""
     return IncarnationCause(
         rung=rung,
@@ -456,4 +480,5 @@ def cause_of(judgement: Judgement, rung: Rung, *, from_step: int) -> Incarnation
         signal=judgement.signal,
         evidence=list(judgement.evidence),
         from_step=from_step,
+        rollback=rollback,
     )

@@ -114,6 +114,7 @@ class Gang(Guarded):
         self.ledger_step = max((each.step for each in event.record.accepted), default=0)
         if self.clock is not None:
             self.clock.claimed(self._now, self._resumed_step(event.record))
+            self.clock.skipped = event.record.cause.skipped if event.record.cause is not None else None
         self.life = None
         self.mode = Mode.GATHERING if self.prepared is not None else Mode.PREPARING
         self._advance()

@@ -38,6 +38,7 @@ def rank_contexts(
                 resume=record.resume,
                 prepared=prepared,
                 highest_step=highest_step,
+                skipped_windows=record.skipped_windows,
             )
             for local in range(per_node)
         ]

@@ -34,6 +34,8 @@ class Life:
     saved_step: int | None = None
     prepared: str | None = None
     first_exit_at: float | None = None
+    failed_step: int | None = None
+    """The step that a guard refused to apply."""
     lost: list[End] = field(default_factory=list)
     _said: dict[int, tuple[float, Failure]] = field(default_factory=dict)
 
@@ -48,6 +50,7 @@ class Life:
             self.step = max(self.step, event.step)
         elif event.type == "Failure" and event.failure is not None:
             self._said.setdefault(rank, (event.at, event.failure))
+            self.failed_step = event.step if event.step is not None else self.failed_step
         elif event.type == "Prepared":
             self.prepared = event.name
         elif event.type == "Saved" and event.step is not None:

@@ -21,7 +21,7 @@ def exit_code(verdict: Verdict) -> ExitCode:
     """The exit code that goes with a verdict."""
     if verdict.result == "Succeeded":
         return ExitCode.SUCCESS
-    if verdict.result == "Preempted":
+    if verdict.result in ("Preempted", "Paused"):
         return ExitCode.PREEMPTED
     if verdict.result == "Fenced":
         return ExitCode.FENCED

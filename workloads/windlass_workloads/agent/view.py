@@ -43,6 +43,7 @@ class View:
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     phase: Phase | None = None
     save_error: str | None = None
+    loss_spike: str | None = None
     tracking: TrackingStatus | None = None
     tracking_error: str | None = None
     output: Output | None = None
@@ -63,7 +64,7 @@ class View:
         Progress within it never goes back, and the ledger lists nothing that nobody may resume from.
         """
         self._step_seconds = None
-        self.phase = None
+        self.phase = self.loss_spike = None
         accepted = {each.name for each in record.accepted}
         self.checkpoints = [row for row in self.checkpoints if row.name in accepted]
         step = resume_point(record).step
@@ -80,6 +81,8 @@ class View:
             rest = [row for row in self.checkpoints if row.name != event.checkpoint.name]
             self.checkpoints = [event.checkpoint, *rest][:LEDGER_ROWS]
             self.save_error = None
+        elif event.type == "LossSpike":
+            self.loss_spike = event.message
         elif event.type == "Tracking":
             self.tracking = event.tracking or self.tracking
             self.tracking_error = event.message
@@ -170,6 +173,7 @@ def build_report(
         save_error=view.save_error,
         stall=gang.stall_notice,
         straggler=gang.straggler_notice,
+        loss_spike=view.loss_spike,
         tracking=view.tracking,
         tracking_error=view.tracking_error,
         output=view.output,

@@ -67,6 +67,15 @@ class SaveFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class SaveNotes:
+    """What the manifest says about the moment of a save."""
+
+    validation_loss: float | None = None
+    recent_losses: tuple[float, ...] = ()
+    suspect_losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SaveResult:
     """How the last save ended, the same on every rank: a record or a problem."""
 

@@ -7,7 +7,7 @@ collective), after the optimizer exists:
         store=RunStore(context.config.store_path), context=context, channel=channel,
         state=TorchState(...) or DeepSpeedState(...), facts=SaveFacts(...), asynchronous=True)
     writer.save(step)                                    # all ranks, same step, never before the first step
-    writer.save(step, blocking=True, validation_loss=x)  # returns when committed or failed
+    writer.save(step, blocking=True, notes=notes)  # returns when committed or failed
     result = writer.wait()                               # SaveResult | None: record, or problem
     writer.failed                                        # text of the last save's problem, or None
 
@@ -41,6 +41,7 @@ from windlass_workloads.checkpoint.interface import (
     Channel,
     DirectoryAdapter,
     SaveFacts,
+    SaveNotes,
     SaveResult,
     StateAdapter,
 )
@@ -59,7 +60,7 @@ class _Job:
     step: int
     name: str
     state: dict[str, Any] | None
-    validation_loss: float | None
+    notes: SaveNotes
     blocking: bool
     started: float
     stall_seconds: float = 0.0
@@ -92,7 +93,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._staging = Staging()
 
-    def save(self, step: int, *, blocking: bool = False, validation_loss: float | None = None) -> None:
+    def save(self, step: int, *, blocking: bool = False, notes: SaveNotes | None = None) -> None:
         """Starts a save of the state as it is now; collective. A save still in flight is waited for."""
         if step < 1:
             raise ValueError(f"step: nothing to save before the first step (got {step}); allowed 1 or more")
@@ -103,7 +104,7 @@ class CheckpointWriter:
             step=step,
             name=checkpoint_name(step, self.context.incarnation),
             state=self._state(asynchronous),
-            validation_loss=validation_loss,
+            notes=notes or SaveNotes(),
             blocking=not asynchronous,
             started=started,
             stall_seconds=time.monotonic() - started,
@@ -268,7 +269,9 @@ class CheckpointWriter:
             seed=training.seed,
             skipped_windows=list(self.facts.skipped_windows),
             precision=self.facts.precision,
-            validation_loss=job.validation_loss,
+            validation_loss=job.notes.validation_loss,
+            recent_losses=list(job.notes.recent_losses),
+            suspect_losses=list(job.notes.suspect_losses),
             created_at=datetime.now(UTC),
         )
 

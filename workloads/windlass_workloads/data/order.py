@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from windlass.core.windows import position
+
 ROUNDS = 6
 MASK = (1 << 64) - 1
 
@@ -56,11 +58,7 @@ class Order:
 
     def position(self, count: int) -> int:
         """Position of the count-th sample that is trained on: count, moved behind all skipped windows."""
-        for first, last in sorted(self.skipped):
-            if count < first:
-                break
-            count += last - first
-        return count
+        return position(count, self.skipped)
 
     def sample(self, count: int) -> int:
         """Index of the count-th sample that is trained on, from zero, over all passes."""

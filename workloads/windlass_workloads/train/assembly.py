@@ -14,6 +14,8 @@ from typing import Any
 from windlass.api.contract import Manifest, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Reason
+from windlass.core.failure.spike import Seen
+from windlass.core.windows import merged
 from windlass_workloads.checkpoint import randomness, reader
 from windlass_workloads.checkpoint.interface import SaveFacts
 from windlass_workloads.checkpoint.store import PREPARED, RunStore
@@ -24,6 +26,7 @@ from windlass_workloads.data.order import Order
 from windlass_workloads.data.sources import Finder, Roots
 from windlass_workloads.train import ahead, meters
 from windlass_workloads.train.build import build
+from windlass_workloads.train.guards import Watch
 from windlass_workloads.train.model import LocalModel, check_length
 from windlass_workloads.train.pin import pinned_model
 from windlass_workloads.train.plan import Shape, shape_of
@@ -59,6 +62,7 @@ class Assembly:
     work: meters.Work
     parameters: tuple[int, int]
     chooses_logits: bool
+    watch: Watch
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -108,11 +112,12 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     state = strategy.saved_state(counters)
     store = RunStore(context.config.store_path)
     randomness.derive(spec.training.seed, 0, context.rank)
-    skipped: tuple[tuple[int, int], ...] = ()
+    skipped, seen = merged(context.skipped_windows), Seen()
     if context.resume is not None:
         same = partial(check_same, spec=spec, index=data.index, model_digest=local.digest)
         manifest = reader.load(store=store, context=context, state=state, check=same)
-        skipped = tuple(manifest.skipped_windows)
+        skipped = merged([*manifest.skipped_windows, *skipped])
+        seen = Seen(tuple(manifest.recent_losses), tuple(manifest.suspect_losses))
     writer = CheckpointWriter(
         store=store,
         context=context,
@@ -135,6 +140,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
         work=built.work,
         parameters=built.parameters,
         chooses_logits=built.chooses_logits,
+        watch=Watch(spec.guards, seen),
         counters=counters,
     )
 

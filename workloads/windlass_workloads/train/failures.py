@@ -20,8 +20,35 @@ MESSAGE_LENGTH: Final = 2000
 STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
 
 
-class NotFinite(RuntimeError):
-    """Loss or gradients are not numbers any more; nothing was applied."""
+class GuardTripped(RuntimeError):
+    """A guard has stopped a step; nothing of it was applied on any rank. `samples` lists those of the step."""
+
+    reason = Reason.NON_FINITE
+    hint = ""
+
+    def __init__(self, text: str, *, step: int | None = None, samples: str = "") -> None:
+        super().__init__(text)
+        self.step = step
+        self.samples = samples
+
+
+class NotFinite(GuardTripped):
+    """Loss or gradients are not numbers any more."""
+
+    hint = (
+        "look for broken rows among the samples of the step; if it comes back with other samples, create a job with a "
+        "lower training.learningRate or training.gradientClip, or with training.precision FP32 if it is BF16."
+    )
+
+
+class LossSpiked(GuardTripped):
+    """The loss is far above what it was."""
+
+    reason = Reason.LOSS_SPIKE
+    hint = (
+        "look for odd rows among the samples of the step; if it comes back with other samples, create a job with a "
+        "lower training.learningRate or a longer training.scheduler.warmup."
+    )
 
 
 def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
@@ -40,7 +67,22 @@ def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
             at=datetime.now(UTC),
         )
         return failure, EXIT_CODES[error.failure_class]
+    if isinstance(error, GuardTripped):
+        return _tripped(error)
     return _make(error, *_judge(error))
+
+
+def _tripped(error: GuardTripped) -> tuple[Failure, ExitCode]:
+    where = [f"samples of step {error.step} in the prepared data: {error.samples}"] if error.samples else []
+    failure = Failure(
+        reason=error.reason,
+        failure_class=FailureClass.NUMERIC,
+        message=str(error)[:MESSAGE_LENGTH],
+        hint=error.hint,
+        evidence=[str(error)[:300], *(line[:300] for line in where)],
+        at=datetime.now(UTC),
+    )
+    return failure, EXIT_CODES[FailureClass.NUMERIC]
 
 
 def _fenced_hint() -> str:
@@ -61,12 +103,6 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
             "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
         )
         return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, hint
-    if isinstance(error, NotFinite):
-        hint = (
-            "lower training.learningRate or training.gradientClip, set training.precision to FP32 if it is BF16, and "
-            "look for broken rows in data.sources: the same step fails again otherwise."
-        )
-        return Reason.CRASH, FailureClass.CRASH, hint
     if CASCADE.search(text):
         return (
             Reason.INFRASTRUCTURE,

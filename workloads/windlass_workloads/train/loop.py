@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from windlass.api.contract import RankContext
 from windlass.api.meta import Phase
+from windlass.core.failure.spike import Spike
 from windlass_workloads.checkpoint.errors import SaveError
+from windlass_workloads.checkpoint.interface import SaveNotes
 from windlass_workloads.data.arrays import Split
 from windlass_workloads.data.errors import StopRequested
 from windlass_workloads.data.order import deal
@@ -24,7 +27,7 @@ from windlass_workloads.data.sources import Roots
 from windlass_workloads.train import runtime as runtimes
 from windlass_workloads.train.assembly import Assembly, assemble
 from windlass_workloads.train.export import export
-from windlass_workloads.train.failures import NotFinite
+from windlass_workloads.train.guards import Sight
 from windlass_workloads.train.meters import StepTimer
 from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
 from windlass_workloads.train.own_time import OwnTime
@@ -45,6 +48,7 @@ class Done:
     tokens: int
     squares: int
     stop: bool
+    spike: Spike | None = None
 
 
 def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) -> None:
@@ -85,7 +89,7 @@ def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) 
             if due(step, job.spec.checkpoint.every_steps, last=last):
                 report.phase(Phase.SAVE)
                 tracker.keep()
-                job.writer.save(step, blocking=last, validation_loss=validation_loss)
+                job.writer.save(step, blocking=last, notes=notes_of(job, validation_loss))
                 saved = step
                 report.phase(Phase.TRAIN)
 
@@ -123,7 +127,7 @@ def validate_if_due(
 def take_step(
     job: Assembly, step: int, timer: StepTimer, *, begin: Callable[[int], None] | None = None
 ) -> Done:
-    """One optimiser step on the global batch; raises NotFinite on all ranks, before anything is saved.
+    """One optimiser step on the global batch; raises GuardTripped on all ranks, before anything is applied.
 
     `begin` is told the step when its batches are made and the first forward is next.
     """
@@ -143,12 +147,14 @@ def take_step(
             job.strategy.backward(part, last=last)
         loss += part.detach()
     rate = job.schedule.rate(step)
+    norm = job.strategy.measure()
+    asked = float(job.runtime.channel.save_requested)
+    whole_loss, stop, bad = job.runtime.sum_over_ranks(float(loss), asked, float(not math.isfinite(norm)))
+    units = partial(job.order.batch, step, job.spec.training.global_batch_size)
+    spike = job.watch.judge(Sight(step, whole_loss, bad, rate, units))
     norm = job.strategy.step(rate)
-    whole_loss, stop = job.runtime.sum_over_ranks(float(loss), float(job.runtime.channel.save_requested))
     timer.own = own.seconds()
-    if not math.isfinite(whole_loss) or not math.isfinite(norm):
-        raise NotFinite(f"step {step}: loss {whole_loss}, gradient norm {norm}, learning rate {rate}")
-    return Done(whole_loss, norm, rate, totals.tokens, totals.squares, stop > 0)
+    return Done(whole_loss, norm, rate, totals.tokens, totals.squares, stop > 0, spike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +188,12 @@ def make_batch(job: Assembly, split: Split, units: Sequence[int], *, filler: int
     return move(batch, job.runtime.device)
 
 
+def notes_of(job: Assembly, validation_loss: float | None = None) -> SaveNotes:
+    """What a checkpoint of this moment says beside its state."""
+    seen = job.watch.seen
+    return SaveNotes(validation_loss, recent_losses=seen.losses, suspect_losses=seen.suspects)
+
+
 def due(step: int, every: int | None, *, last: bool) -> bool:
     """Whether something periodic is due; at the last step it always is, without a period only then."""
     return last or (every is not None and step % every == 0)
@@ -207,6 +219,8 @@ def tell_step(
         gradient_norm=done.gradient_norm,
         mfu=mfu,
     )
+    if job.runtime.is_first:
+        job.watch.tell(report, step, done.spike)
     figures = {
         "loss": done.loss,
         "learning_rate": done.rate,
@@ -250,7 +264,7 @@ def stop_here(job: Assembly, report: Reporter, *, step: int, saved: int) -> None
     report.phase(Phase.SAVE)
     result = job.writer.wait()
     if step > saved or (result is not None and result.problem is not None and step > 0):
-        job.writer.save(step, blocking=True)
+        job.writer.save(step, blocking=True, notes=notes_of(job))
         result = job.writer.wait()
         if result is not None and result.problem is not None:
             raise SaveError(result.problem, full="ENOSPC" in result.problem)

@@ -68,9 +68,13 @@ class Reporter:
         """The result is in place."""
         self._send("Output", output=output)
 
-    def failure(self, failure: Failure) -> None:
-        """The rank gives up."""
-        self._send("Failure", failure=failure)
+    def loss_spike(self, step: int, loss: float | None, message: str | None) -> None:
+        """The loss has spiked and training goes on; without a message that is over."""
+        self._send("LossSpike", step=step, loss=loss, message=message)
+
+    def failure(self, failure: Failure, step: int | None = None) -> None:
+        """The rank gives up; `step` is the one that a guard has not let through."""
+        self._send("Failure", failure=failure, step=step)
 
     def saved(self, step: int) -> None:
         """What SIGTERM asked for is done: everything up to `step` is in a committed checkpoint."""

@@ -20,7 +20,7 @@ from windlass.api.contract import RankContext
 from windlass.api.meta import RUN_CONFIG_FILE, RUN_CONFIG_MOUNT, ExitCode
 from windlass_workloads.data.errors import StopRequested, WorkloadError
 from windlass_workloads.data.sources import Roots
-from windlass_workloads.train.failures import failure_of
+from windlass_workloads.train.failures import GuardTripped, failure_of
 from windlass_workloads.train.ports import Channel, Reporter
 
 log = logging.getLogger(__name__)
@@ -108,8 +108,8 @@ def _guard(context: RankContext, channel: Channel, task: Callable[[], None]) -> 
         raise SystemExit(int(ExitCode.SUCCESS)) from None
     except Exception as error:  # whatever went wrong becomes a Failure
         failure, code = failure_of(error)
-        if not isinstance(error, WorkloadError):
+        if not isinstance(error, WorkloadError | GuardTripped):
             traceback.print_exc()
         log.error("task failed", extra={"reason": failure.reason, "message_text": failure.message})
-        Reporter(channel, context.rank).failure(failure)
+        Reporter(channel, context.rank).failure(failure, getattr(error, "step", None))
         raise SystemExit(int(code)) from error

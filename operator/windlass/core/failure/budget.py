@@ -63,6 +63,7 @@ def budget_of(failure_class: FailureClass, budgets: Budgets) -> int | None:
         FailureClass.OUT_OF_MEMORY: budgets.out_of_memory,
         FailureClass.STORAGE: budgets.storage,
         FailureClass.STALL: budgets.stall,
+        FailureClass.NUMERIC: budgets.numeric,
         FailureClass.CONFIGURATION: CONFIGURATION_RETRIES,
     }
     return table.get(failure_class)

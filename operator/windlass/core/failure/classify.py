@@ -161,6 +161,13 @@ TABLE: Final[tuple[Row, ...]] = (
         READ_LOG,
     ),
     Row(
+        "no number",
+        lambda end: exited(end, ExitCode.NUMERIC) or bool(seen.NO_NUMBER.search(end.text)),
+        FailureClass.NUMERIC,
+        Reason.NON_FINITE,
+        READ_LOG,
+    ),
+    Row(
         "another leader",
         lambda end: exited(end, ExitCode.FENCED),
         FailureClass.INFRASTRUCTURE,

@@ -57,6 +57,10 @@ HARDWARE: Final = re.compile(
     r"|cuda error: (unspecified launch failure|unknown error|hardware)",
     re.IGNORECASE,
 )
+NO_NUMBER: Final = re.compile(
+    r"\b(loss|gradient norm|grad_norm)( is|:| =|=)? ?(nan|-?inf)\b|non-?finite (loss|grad)|\bnan (loss|grad)",
+    re.IGNORECASE,
+)
 CONFIGURATION: Final = re.compile(
     r"modulenotfounderror|importerror|no module named|unrecognized arguments|filenotfounderror"
     r"|no such file or directory|permission denied|size mismatch|shapes? cannot be multiplied"

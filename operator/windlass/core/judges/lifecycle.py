@@ -13,6 +13,7 @@ from windlass.api.status import Failure, Output
 from windlass.core import names
 from windlass.core.decision import Delete
 from windlass.core.facts import Facts, Outcome
+from windlass.core.failure.numeric import PAUSED
 from windlass.core.status import conditions, messages
 from windlass.core.status.conditions import Aspect, find
 
@@ -177,7 +178,7 @@ def rest(facts: Facts, since: datetime) -> Outcome:
 
 
 def is_resumed(facts: Facts) -> Outcome | None:
-    """Suspend was taken back: count the pause and go on. Only a status write."""
+    """Suspend was taken back, or a paused run got another spec: count the pause and go on. Only a status write."""
     since = facts.job.status.suspended_at
     if since is None:
         return None
@@ -185,7 +186,8 @@ def is_resumed(facts: Facts) -> Outcome | None:
     if facts.has(ConditionType.SUSPENDED):
         paused = max((facts.now - since).total_seconds(), 0.0)
         counters = counters.model_copy(update={"suspended_seconds": counters.suspended_seconds + paused})
-    text = messages.resumed()
+    before = find(facts.job.status.conditions, ConditionType.SUSPENDED)
+    text = messages.resumed(paused=before is not None and before.reason in PAUSED)
     aspects = [
         *conditions.working(Reason.RESUMED, text),
         Aspect(ConditionType.SUSPENDED, "False", Reason.RESUMED, text),

@@ -56,7 +56,7 @@ def is_lost(facts: Facts, slot: Slot, *, leader_lost: bool) -> bool:
     if not pod.is_terminal:
         return pod.deletion_timestamp is not None or facts.is_on_lost_node(pod)
     verdict = parse_verdict(pod.termination_message)
-    in_good_order = verdict is not None and verdict.result in ("Succeeded", "Failed")
+    in_good_order = verdict is not None and verdict.result in ("Succeeded", "Failed", "Paused")
     if slot.member.index == 0 or not in_good_order or leader_lost:
         return True
     return pod.finished_at is not None and facts.now - pod.finished_at >= LAST_WORD

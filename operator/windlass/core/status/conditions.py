@@ -86,6 +86,11 @@ def suspended(message: str) -> tuple[Aspect, ...]:
     return (*shape(reason, message), Aspect(ConditionType.SUSPENDED, "True", reason, message))
 
 
+def paused(reason: Reason, message: str) -> tuple[Aspect, ...]:
+    """No pods, since a guard stopped the run; somebody has to decide how it goes on."""
+    return (*shape(reason, message, stalled="True"), Aspect(ConditionType.SUSPENDED, "True", reason, message))
+
+
 def complete(message: str) -> tuple[Aspect, ...]:
     """The result is there, for good."""
     reason = Reason.COMPLETED

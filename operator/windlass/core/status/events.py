@@ -20,6 +20,7 @@ DEGRADATIONS = (
     ConditionType.TRACKING_DEGRADED,
     ConditionType.CHECKPOINT_DEGRADED,
     ConditionType.PROGRESS_DEGRADED,
+    ConditionType.LOSS_DEGRADED,
 )
 
 
@@ -85,7 +86,7 @@ def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[
     known = {row.incarnation for row in before.recoveries if row.seconds.total > 0}
     for row in after.recoveries:
         if row.incarnation not in known and row.seconds.total > 0:
-            text = messages.recovered(row.rung, row.failure_class, row.resumed_step, row.lost_steps)
+            text = messages.recovered(row)
             yield event("Normal", Reason.RECOVERED, text)
     names = {item.name for item in before.checkpoints}
     for item in after.checkpoints:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from windlass.api.meta import Exclusion, FailureClass, Reason
-from windlass.api.status import Failure, Progress, SuspectNode
+from windlass.api.status import Failure, Progress, RecoveryRecord, SkippedData, SuspectNode
 
 EVENT_LIMIT = 1024
 NAMES_SHOWN = 8
@@ -269,9 +269,9 @@ def suspended(step: int, begun: bool = True) -> str:
     return f"no pods; the run goes on from step {step} when spec.suspend is false"
 
 
-def resumed() -> str:
+def resumed(*, paused: bool = False) -> str:
     """Resumed."""
-    return "spec.suspend is false again"
+    return "the spec was changed" if paused else "spec.suspend is false again"
 
 
 def completed(steps: int, uri: str | None) -> str:
@@ -336,10 +336,11 @@ def precision_chosen(precision: str, why: str | None) -> str:
 
 
 def degraded(reason: Reason, error: str) -> str:
-    """TrackingDegraded, CheckpointDegraded and ProgressDegraded."""
+    """TrackingDegraded, CheckpointDegraded, LossDegraded and ProgressDegraded."""
     hints = {
         Reason.TRACKING_UNREACHABLE: "training goes on, metrics are kept; check tracking.mlflow.uri",
         Reason.SAVE_FAILED: "training goes on with the last good checkpoint; look at the store's volume",
+        Reason.LOSS_SPIKE: "training goes on; guards.lossSpike.action: Rollback would go back and past the data",
         Reason.STORAGE_FULL: "the last good checkpoint stays; enlarge the claim or lower checkpoint.keepLast",
         Reason.STALL_SUSPECTED: "nothing is restarted: `windlass logs NAME --rank N` has each rank's stacks; set "
         "guards.stall.limitSeconds with action Restart to have such runs restarted",
@@ -349,9 +350,21 @@ def degraded(reason: Reason, error: str) -> str:
     return hinted(error.rstrip("."), hints[reason])
 
 
-def recovered(rung: str, failure_class: str, step: int, lost: int) -> str:
+def recovered(row: RecoveryRecord) -> str:
     """Recovered."""
-    return f"{rung} after {failure_class}: went on from step {step}, {lost} {plural(lost, 'step')} lost"
+    text = (
+        f"{row.rung} after {row.failure_class}: went on from step {row.resumed_step}, "
+        f"{row.lost_steps} {plural(row.lost_steps, 'step')} lost"
+    )
+    return f"{text}; {skipped(row.skipped)} ({row.evidence[0]})" if row.skipped and row.evidence else text
+
+
+def skipped(data: SkippedData) -> str:
+    """Which training data a guard left out."""
+    return (
+        f"data of {data.steps} {plural(data.steps, 'step')} skipped: samples {data.first} to {data.last} "
+        "of the training order"
+    )
 
 
 def checkpoint_committed(name: str, step: int) -> str:

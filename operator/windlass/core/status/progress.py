@@ -113,10 +113,11 @@ def merge_recoveries(
 
 
 def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
-    """Conditions about what goes on beside training: saving, tracking, the chosen precision."""
+    """Conditions about what goes on beside training: saving, tracking, a loss spike, the chosen precision."""
     yield from _degraded(
         status, ConditionType.TRACKING_DEGRADED, Reason.TRACKING_UNREACHABLE, report.tracking_error
     )
+    yield from _degraded(status, ConditionType.LOSS_DEGRADED, Reason.LOSS_SPIKE, report.loss_spike)
     full = report.save_error is not None and STORAGE_FULL.search(report.save_error)
     reason = Reason.STORAGE_FULL if full else Reason.SAVE_FAILED
     yield from _degraded(status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error)

@@ -61,8 +61,15 @@ class Strategy(Protocol):
         """Adds the gradients of this rank's share of the loss."""
         ...
 
+    def measure(self) -> float:
+        """Norm of the step's gradients, over all ranks or over this rank's part of them. Applies nothing.
+
+        It is a number only if every gradient that it is taken over is one, so that all ranks together miss none.
+        """
+        ...
+
     def step(self, rate: float) -> float:
-        """Clips, checks and applies the gradients; returns their norm before clipping. Not applied if not finite."""
+        """Clips and applies the gradients, which were measured; returns their norm over all ranks before clipping."""
         ...
 
     def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
@@ -100,16 +107,16 @@ def set_rate(optimizer: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def clip(parameters: list[nn.Parameter], limit: float) -> float:
-    """Scales gradients down to the limit (0: never) and returns their norm before; whole over all ranks."""
-    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(
-        [parameter.grad for parameter in with_gradient if parameter.grad is not None]
-    )
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    if limit > 0 and torch.isfinite(whole):
-        nn.utils.clip_grads_with_norm_(with_gradient, limit, whole)
-    return float(whole)
+def norm_of(parameters: list[nn.Parameter]) -> torch.Tensor:
+    """Norm of all gradients; whole over all ranks where they are shards. Collective then."""
+    norm = nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def clip(parameters: list[nn.Parameter], limit: float, norm: torch.Tensor) -> None:
+    """Scales gradients of this norm down to the limit; 0 is no limit."""
+    if limit > 0:
+        nn.utils.clip_grads_with_norm_([each for each in parameters if each.grad is not None], limit, norm)
 
 
 def freeze_dtype(model: nn.Module, dtype: torch.dtype) -> None:

@@ -20,6 +20,7 @@ from windlass_workloads.train.strategies.base import (
     clip,
     freeze_dtype,
     make_optimizer,
+    norm_of,
     set_rate,
 )
 
@@ -39,6 +40,7 @@ class DDP:
         self.optimizer = make_optimizer(self.model, setting.spec)
         self.clip_to = float(setting.spec.training.gradient_clip)
         self.trained: list[nn.Parameter] = [each for each in self.model.parameters() if each.requires_grad]
+        self.norm = torch.zeros(())
         self.module: Any = self.model
         if setting.world_size > 1:
             require_equal(self.model, setting.bit_sums)
@@ -67,14 +69,18 @@ class DDP:
         """DDP takes the mean over ranks; the sum is wanted."""
         (loss * self.setting.world_size).backward()
 
+    def measure(self) -> float:
+        """The gradients are summed already: each rank has all of them."""
+        self.norm = norm_of(self.trained)
+        return float(self.norm)
+
     def step(self, rate: float) -> float:
-        """Clips, then steps unless the norm is not finite."""
-        norm = clip(self.trained, self.clip_to)
+        """Clips by what was measured, then steps."""
+        clip(self.trained, self.clip_to, self.norm)
         set_rate(self.optimizer, rate)
-        if torch.isfinite(torch.tensor(norm)):
-            self.optimizer.step()
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.setting.world_size == 1)
-        return norm
+        return float(self.norm)
 
     def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
         """Format DCP; replicas are written once."""

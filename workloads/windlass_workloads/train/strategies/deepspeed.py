@@ -103,6 +103,12 @@ class DeepSpeed:
         if not last:
             self.engine.step()
 
+    def measure(self) -> float:
+        """The norm of this rank's part. The engine's own step applies bf16 gradients whatever they are."""
+        parts = self.engine.optimizer.averaged_gradients.values()
+        gradients = [gradient for part in parts if part is not None for gradient in part]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
     def step(self, rate: float) -> float:
         """The engine clips and steps at the boundary."""
         set_rate(self.engine.optimizer, rate)

@@ -15,7 +15,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import TorchState
 from windlass_workloads.train.own_time import Meeting
-from windlass_workloads.train.strategies.base import Setting, clip, decoder_layers, make_optimizer, set_rate
+from windlass_workloads.train.strategies.base import (
+    Setting,
+    clip,
+    decoder_layers,
+    make_optimizer,
+    norm_of,
+    set_rate,
+)
 
 
 class FSDP:
@@ -37,6 +44,7 @@ class FSDP:
         self.optimizer = make_optimizer(self.module, setting.spec)
         self.clip_to = float(setting.spec.training.gradient_clip)
         self.trained: list[nn.Parameter] = [each for each in self.module.parameters() if each.requires_grad]
+        self.norm = torch.zeros(())
 
     @contextmanager
     def micro_batch(self, *, last: bool) -> Iterator[None]:
@@ -53,14 +61,18 @@ class FSDP:
         """FSDP takes the mean over ranks; the sum is wanted."""
         (loss * self.setting.world_size).backward()
 
+    def measure(self) -> float:
+        """The norm over all shards, which every rank gets."""
+        self.norm = norm_of(self.trained)
+        return float(self.norm)
+
     def step(self, rate: float) -> float:
-        """Clips by the norm over all shards, then steps unless it is not finite."""
-        norm = clip(self.trained, self.clip_to)
+        """Clips by what was measured, then steps."""
+        clip(self.trained, self.clip_to, self.norm)
         set_rate(self.optimizer, rate)
-        if torch.isfinite(torch.tensor(norm)):
-            self.optimizer.step()
+        self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        return float(self.norm)
 
     def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
         """Format DCP; each rank writes its shards."""

@@ -157,9 +157,10 @@ def test_first_rung_by_class(kind: Kind, fields: dict[str, object], memory_group
         (Kind.INFRASTRUCTURE, {"row": "hardware"}, [NODE, NODE, NODE, NODE, GANG]),
         (Kind.INFRASTRUCTURE, {"row": "node lost", "whole_pod": True}, [NODE, NODE, GANG, GANG, GANG]),
         # What the node has no part in, and what happened nobody knows where, moves to no other node.
-        (Kind.STORAGE, {}, [INP, INP, POD, GANG, GANG]),
+        (Kind.STORAGE, {}, [INP, INP, POD, POD, GANG]),
+        (Kind.OUT_OF_MEMORY, {"whole_pod": True}, [POD, POD]),
         (Kind.OUT_OF_MEMORY, {}, [INP, INP]),
-        (Kind.CRASH, {"first_failed": FailedRank(rank=1)}, [INP, INP, POD, GANG, GANG]),
+        (Kind.CRASH, {"first_failed": FailedRank(rank=1)}, [INP, INP, POD, POD, GANG]),
     ],
 )
 def test_ladder_is_entered_by_class_and_climbed(

@@ -165,6 +165,9 @@ def next_rung(
     possible = [rung for rung in helpful if rung in ladder]
     if not possible:
         return None
+    if RUNGS[wanted] is Rung.OTHER_NODE and Rung.OTHER_NODE not in possible:
+        # Where no other node can help, another new pod has its try.
+        wanted = RUNGS.index(Rung.RECREATE_POD)
     return next((rung for rung in possible if RUNGS.index(rung) >= wanted), possible[-1])
 
 

@@ -25,6 +25,7 @@ NODE_INDEPENDENT: Final = (
     FailureClass.CONFIGURATION,
     FailureClass.STORAGE,
     FailureClass.PREEMPTED,
+    FailureClass.NUMERIC,
 )
 BAD_NODE_ROWS: Final = ("node lost", "hardware")
 XID: Final = re.compile(r"\bxid\b\s*(?:\([^)]*\))?\s*[:=]?\s*(?P<number>\d+)", re.IGNORECASE)

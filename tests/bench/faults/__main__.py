@@ -1,7 +1,7 @@
 """`make bench-faults`: seeded random faults in one continuing run, with every promise checked after each.
 
 A gang of two agents with real ranks (tiny Llama, DDP on gloo, fp32, one thread) trains without end, is disturbed, and
-is compared at the end with the same training undisturbed. About 20 minutes on two cores. Needs no cluster; the
+is compared at the end with the same training undisturbed. About 25 minutes on two quiet cores. Needs no cluster; the
 faults of the store's volume need the right to mount.
 """
 

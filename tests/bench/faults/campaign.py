@@ -29,8 +29,8 @@ SECOND = (
 )
 """What can happen at any moment, also while the gang is not at work."""
 FIRST = (*SECOND[:1], *SECOND[2:], "checkpoint-damaged", "zombie-leader", "partition", "killed-in-a-save")
-PAUSE_SECONDS = 0.6
-WITHIN_SECONDS = 2.5
+PAUSE_SECONDS = 0.4
+WITHIN_SECONDS = 2.0
 CUT_SHORT = frozenset({"Crash", "Infrastructure", "Preempted"})
 
 

@@ -43,8 +43,8 @@ TRASH_SECONDS = 60.0
 READY = "warm parent is ready"
 GUARDED = "guards" in FineTuneJobSpec.model_fields
 """Whether runs notice ranks that stand still."""
-ARGUMENTS = ["--heartbeat-seconds", "0.5", "--silence-seconds", "3"]
-SILENCE_SECONDS = 3.0
+SILENCE_SECONDS = {TRAIN: 3.0, CHAIN: 1.5}
+"""How long agents wait for one another; imports of torch elsewhere may hold a process up for a moment."""
 
 
 def spec_of(ranks: int, every: int = EVERY) -> dict[str, Any]:
@@ -84,6 +84,7 @@ class Gang:
     played: Played
     wire: Wire
     witness: Path
+    silence: float
     volume: Volume | None = None
     damaged: set[str] = field(default_factory=set)
     """Checkpoints that were damaged: nobody may resume from them."""
@@ -213,9 +214,11 @@ def training(
         witnesses.PACE: str(pace),
         "PYTHONPATH": os.pathsep.join(folders),
     }
-    run = support.Run(directory=root, config=config, environment=environment, arguments=list(ARGUMENTS))
+    silence = SILENCE_SECONDS[tasks]
+    arguments = ["--heartbeat-seconds", str(silence / 6), "--silence-seconds", str(silence)]
+    run = support.Run(directory=root, config=config, environment=environment, arguments=arguments)
     wire = Wire()
-    gang = Gang(run, Played(run, wire, root / "operator"), wire, witness, volume)
+    gang = Gang(run, Played(run, wire, root / "operator"), wire, witness, silence, volume)
     try:
         gang.played.begin()
         gang.wait("the first steps", lambda: run.newest() is not None and gang.at_work())

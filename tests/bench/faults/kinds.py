@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.faults.gang import GUARDED, SILENCE_SECONDS, Gang, Stuck, warm_of
+from bench.faults.gang import GUARDED, Gang, Stuck, warm_of
 from bench.faults.witness import HIT, read_losses
 from bench.recovery.gang import problems_of
 from windlass.api.meta import ExitCode
@@ -27,9 +27,10 @@ from workloads.checkpoint.damage import damage
 Facts = dict[str, Any]
 Deed = Callable[[Gang, random.Random], Facts]
 
-CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
-OUTAGE_SECONDS = 1.5
-AWAY_SECONDS = 2.0
+CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE)
+"""Not SIGBUS, which in a pod mostly means that its shared memory is full, and is judged so."""
+OUTAGE_SECONDS = 1.0
+AWAY_SECONDS = 1.5
 SAVE_OPERATIONS = 24
 """Changes of the store in about one save of one rank."""
 STEP_LIMIT_SECONDS = 20.0
@@ -94,7 +95,7 @@ def kill(process: int, number: int = signal.SIGKILL) -> float:
 
 @kind("rank-killed", "Crash", quick=True)
 def _(gang: Gang, rng: random.Random) -> Facts:
-    """A rank gets SIGKILL, SIGSEGV, SIGABRT or SIGBUS."""
+    """A rank gets SIGKILL, SIGSEGV, SIGABRT or SIGFPE."""
     rank, process = rank_of(gang, rng)
     number = rng.choice(CRASHES)
     at = kill(process, number)
@@ -205,7 +206,7 @@ def _(gang: Gang, rng: random.Random) -> Facts:
     agent = gang.agents[1]
     family = [agent.pid, *agent.children()]
     with stopped(family):
-        time.sleep(SILENCE_SECONDS + 0.5)
+        time.sleep(gang.silence + 0.5)
     return {"index": 1}
 
 
@@ -251,7 +252,7 @@ def _(gang: Gang, rng: random.Random) -> Facts:
     """Nothing arrives between leader and follower for longer than they wait."""
     gang.wire.silent = True
     try:
-        time.sleep(SILENCE_SECONDS + 1.0)
+        time.sleep(gang.silence + 1.0)
     finally:
         gang.wire.silent = False
     return {}

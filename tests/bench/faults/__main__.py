@@ -39,7 +39,7 @@ REFERENCE_EVERY = 500
 def parser() -> argparse.ArgumentParser:
     """The grammar."""
     made = argparse.ArgumentParser(prog="bench-faults", description=__doc__)
-    made.add_argument("--singles", type=int, default=220)
+    made.add_argument("--singles", type=int, default=240)
     made.add_argument("--doubles", type=int, default=24)
     made.add_argument("--seed", type=int, default=4)
     made.add_argument(

@@ -6,6 +6,7 @@ Agents, warm parents, ranks, training and checkpoints are the real ones; only th
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import time
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 import tiny
 from bench.faults import witness as witnesses
@@ -40,9 +43,14 @@ STEP_SECONDS = 0.03
 LIMIT_SECONDS = 90.0
 STALL_SECONDS = 20
 TRASH_SECONDS = 60.0
+GUARDS = {"guards": {"stall": {"action": "Restart", "limitSeconds": STALL_SECONDS}}}
+MINIMAL: dict[str, Any] = {
+    "model": {"uri": "pvc://models/tiny"},
+    "data": {"sources": [{"uri": "pvc://data/train.jsonl"}], "sequenceLength": 48},
+    "checkpoint": {"store": "pvc://store"},
+    "training": {"globalBatchSize": 4, "maxSteps": 1},
+}
 READY = "warm parent is ready"
-GUARDED = "guards" in FineTuneJobSpec.model_fields
-"""Whether runs notice ranks that stand still."""
 SILENCE_SECONDS = {TRAIN: 3.0, CHAIN: 1.5}
 """How long agents wait for one another; imports of torch elsewhere may hold a process up for a moment."""
 
@@ -56,20 +64,24 @@ def spec_of(ranks: int, every: int = EVERY) -> dict[str, Any]:
         "scheduler": {"type": "Constant"},
         "precision": "FP32",
     }
-    spec: dict[str, Any] = {
-        "model": {"uri": "pvc://models/tiny"},
-        "data": {"sources": [{"uri": "pvc://data/train.jsonl"}], "sequenceLength": 48},
+    spec = {
+        **MINIMAL,
         "training": training,
         "resources": {"nodes": NODES, "ranksPerNode": ranks, "perNode": {"cpu": "500m"}},
         "checkpoint": {"store": "pvc://store", "everySteps": every, "keepLast": 4, "export": "None"},
         "recovery": {"backOffSeconds": 1, "terminationGracePeriodSeconds": 60},
     }
-    return spec | ({"guards": guards()} if GUARDED else {})
+    return spec | (GUARDS if is_guarded() else {})
 
 
-def guards() -> dict[str, Any]:
-    """Ranks that stand still are restarted."""
-    return {"stall": {"action": "Restart", "limitSeconds": STALL_SECONDS}}
+@functools.cache
+def is_guarded() -> bool:
+    """Whether jobs can ask for a restart of ranks that stand still."""
+    try:
+        FineTuneJobSpec.model_validate(MINIMAL | GUARDS)
+    except ValidationError:
+        return False
+    return True
 
 
 class Stuck(Exception):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.faults.gang import GUARDED, Gang, Stuck, warm_of
+from bench.faults.gang import Gang, Stuck, is_guarded, warm_of
 from bench.faults.witness import HIT, read_losses
 from bench.recovery.gang import problems_of
 from windlass.api.meta import ExitCode
@@ -55,7 +55,7 @@ class Kind:
 
     def possible(self, gang: Gang) -> bool:
         """Whether it can be caused here."""
-        return (gang.volume is not None or not self.needs_volume) and (GUARDED or not self.needs_guard)
+        return (gang.volume is not None or not self.needs_volume) and (not self.needs_guard or is_guarded())
 
 
 KINDS: dict[str, Kind] = {}
@@ -108,12 +108,22 @@ def _(gang: Gang, rng: random.Random) -> Facts:
     return ordered(gang, rng, f"exit {rng.choice((1, 3, 255))}")
 
 
-@kind("rank-raises", "Crash", "OutOfMemory", "Storage", quick=True)
+@kind("rank-raises", "Crash", quick=True)
 def _(gang: Gang, rng: random.Random) -> Facts:
-    """A step raises: a plain error, out of memory, or an input/output error."""
-    return ordered(
-        gang, rng, rng.choice(("raise the weights caught fire", "raise MemoryError", "raise OSError"))
-    )
+    """A step raises an error of its own."""
+    return ordered(gang, rng, "raise the weights caught fire")
+
+
+@kind("rank-out-of-memory", "OutOfMemory", quick=True)
+def _(gang: Gang, rng: random.Random) -> Facts:
+    """A step raises for want of memory."""
+    return ordered(gang, rng, "raise MemoryError")
+
+
+@kind("rank-cannot-read", "Storage", quick=True)
+def _(gang: Gang, rng: random.Random) -> Facts:
+    """A step raises an input/output error."""
+    return ordered(gang, rng, "raise OSError")
 
 
 def ordered(gang: Gang, rng: random.Random, text: str) -> Facts:

@@ -31,6 +31,7 @@ SECOND = (
 FIRST = (*SECOND[:1], *SECOND[2:], "checkpoint-damaged", "zombie-leader", "partition", "killed-in-a-save")
 PAUSE_SECONDS = 0.4
 WITHIN_SECONDS = 2.0
+NOTICED_SECONDS = 1.0
 CUT_SHORT = frozenset({"Crash", "Infrastructure", "Preempted"})
 
 
@@ -127,7 +128,15 @@ class Campaign:
                 each.incarnation == number and each.step > max(highest, before.step) for each in gang.sound()
             )
 
-        gang.wait(f"training after {[kind.name for kind in kinds]}", look)
+        what = f"training after {[kind.name for kind in kinds]}"
+        gang.wait(what, look)
+        while len(kinds) > 1:
+            # The second fault may have come when all was well again, and not be noticed yet.
+            number = gang.newest().incarnation
+            time.sleep(NOTICED_SECONDS)
+            gang.wait(what, look)
+            if gang.newest().incarnation == number:
+                break
         if all(kind.restarts is False for kind in kinds) and gang.newest().incarnation != before.incarnation:
             raise Stuck(f"{kinds[0].name}: restarted, which was not called for: {gang.run.recoveries()[-1]}")
 

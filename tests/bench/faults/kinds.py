@@ -200,7 +200,8 @@ def verdict_of(gang: Gang, agent: support.Agent) -> Facts:
     try:
         verdict = agent.verdict
     except (OSError, ValueError):
-        return {"code": code}
+        # A process that was still being started has nothing to save and nobody to say so.
+        return {"code": code, "begun": "[agent]" in agent.log}
     return {"code": code, "step": verdict.step, "lost": verdict.lost_steps, "result": verdict.result}
 
 

@@ -179,5 +179,5 @@ def leaving(facts: dict[str, Any]) -> list[str]:
     return [
         f"preempted: {each}"
         for each in facts.get("leaving", [])
-        if each["code"] != ExitCode.PREEMPTED or each.get("lost") != 0
+        if each.get("begun", True) and (each["code"] != ExitCode.PREEMPTED or each.get("lost") != 0)
     ]

@@ -203,6 +203,8 @@ def test_no_more_is_charged_than_failed_since_the_last_progress(
         ({"code": int(ExitCode.PREEMPTED), "lost": 2, "step": 7}, 1),
         ({"code": int(ExitCode.CRASH), "lost": 0}, 1),
         ({"code": -9}, 1),
+        ({"code": -15, "begun": True}, 1),
+        ({"code": -15, "begun": False}, 0),
     ],
 )
 def test_pods_that_are_asked_to_leave_lose_nothing(verdict: dict[str, Any], count: int) -> None:

@@ -135,8 +135,15 @@ class Gang:
         return [
             each
             for each in choose.candidates(self.store)
-            if objection(each, newest) is None and not problems_of(self.store, each.name)
+            if objection(each, newest) is None and self.problems_of(each.name) == []
         ]
+
+    def problems_of(self, name: str) -> list[str] | None:
+        """What is wrong with a checkpoint; None for one that retention took away while it was read."""
+        try:
+            return problems_of(self.store, name)
+        except FileNotFoundError:
+            return None
 
     def began(self, after: int) -> tuple[int, int, float] | None:
         """(incarnation, step, time) at which the last whole gang after an incarnation began to train."""

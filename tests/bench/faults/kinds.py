@@ -18,7 +18,6 @@ from typing import Any
 
 from bench.faults.gang import Gang, Stuck, is_guarded, warm_of
 from bench.faults.witness import HIT, read_losses
-from bench.recovery.gang import problems_of
 from windlass.api.meta import ExitCode
 from workloads.agent import support
 from workloads.checkpoint.damage import KINDS as DAMAGES
@@ -328,7 +327,7 @@ def _(gang: Gang, rng: random.Random) -> Facts:
         how = rng.choice(DAMAGES)
         name = found[0].name
         damage(gang.store.path(name), how, rng)
-        if not problems_of(gang.store, name):
+        if not gang.problems_of(name):
             raise Stuck(f"{how}: {name} is as sound as before")
         gang.damaged.add(name)
         at = kill(rng.choice(ranks))

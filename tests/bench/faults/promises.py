@@ -9,7 +9,6 @@ from typing import Any
 from bench.faults.gang import EVERY, Gang
 from bench.faults.kinds import Kind, last_step
 from bench.faults.witness import read_losses
-from bench.recovery.gang import problems_of
 from windlass.api.meta import ExitCode
 from windlass_workloads.agent import timeline
 from windlass_workloads.checkpoint import incarnations
@@ -101,7 +100,7 @@ def resumed(gang: Gang, before: Before) -> list[str]:
         poisoning = number < newest.incarnation
         if name in gang.damaged and not poisoning:
             problems.append(f"P4: incarnation {number} trains from the damaged {name}")
-        if name is not None and not poisoning and gang.store.exists(name) and problems_of(gang.store, name):
+        if name is not None and not poisoning and gang.store.exists(name) and gang.problems_of(name):
             problems.append(f"P4: incarnation {number} trains from {name}, which is not sound")
         if name not in gang.damaged and (key_of(name) if name else (0, 0)) < best:
             problems.append(f"lost: incarnation {number} resumed from {name}, {best} was verified")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.faults import promises
-from bench.faults.gang import EVERY
+from bench.faults.gang import EVERY, Gang
 from bench.faults.kinds import KINDS
 from bench.faults.promises import Before
 from bench.faults.witness import LOSSES
@@ -47,6 +47,8 @@ class Played:
     @property
     def run(self) -> Any:
         return SimpleNamespace(rows=lambda: self.rows)
+
+    problems_of = Gang.problems_of
 
     def newest(self) -> Any:
         return incarnations.newest(self.store)
@@ -119,6 +121,17 @@ def test_one_that_was_not_accepted_is_the_work_of_somebody_replaced(gang: Played
     old, new = gang.names
     gang.begin(new, old)
     assert ["does not accept" in text for text in promises.resumed(gang, before())] == [True]
+
+
+def test_one_that_retention_takes_away_while_it_is_read_is_neither_sound_nor_spoilt(
+    gang: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> list[str]:
+        raise FileNotFoundError
+
+    assert gang.problems_of(gang.names[0]) == []
+    monkeypatch.setattr("bench.recovery.gang.manifests.verify", gone)
+    assert gang.problems_of(gang.names[0]) is None
 
 
 # --- steps, accounts, budgets -------------------------------------------------------------------------------

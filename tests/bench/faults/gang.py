@@ -40,7 +40,7 @@ VOLUMES = "BENCH_VOLUMES"
 """As rank_tasks reads it, which imports what this process does not need."""
 NODES, EVERY = 2, 10
 STEP_SECONDS = 0.03
-LIMIT_SECONDS = 90.0
+LIMIT_SECONDS = 180.0
 STALL_SECONDS = 20
 TRASH_SECONDS = 60.0
 GUARDS = {"guards": {"stall": {"action": "Restart", "limitSeconds": STALL_SECONDS}}}

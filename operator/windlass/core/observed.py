@@ -106,6 +106,7 @@ class PodView:
     reason: str | None = None
     message: str | None = None
     node: str | None = None
+    image: str | None = None
     ip: str | None = None
     created_at: datetime | None = None
     scheduled_at: datetime | None = None
@@ -160,6 +161,7 @@ class PodView:
             reason=status.get("reason"),
             message=status.get("message"),
             node=spec.get("nodeName"),
+            image=next((item.get("image") for item in spec.get("containers") or ()), None),
             ip=status.get("podIP"),
             created_at=parse_time(metadata.get("creationTimestamp")),
             scheduled_at=parse_time(scheduled.get("lastTransitionTime")) if was_scheduled else None,

@@ -196,7 +196,7 @@ def slim_job(body: Json) -> Json:
 
 def slim_pod(body: Json) -> Json:
     """A pod without its template and probes: about a tenth of its size."""
-    status = body.get("status") or {}
+    spec, status = body.get("spec") or {}, body.get("status") or {}
     kept = {key: status[key] for key in POD_STATUS if status.get(key) is not None}
     kept["conditions"] = [item for item in status.get("conditions") or () if item.get("type") in CONDITIONS]
     kept["containerStatuses"] = [
@@ -205,7 +205,10 @@ def slim_pod(body: Json) -> Json:
     ]
     return {
         "metadata": slim_metadata(body),
-        "spec": {"nodeName": (body.get("spec") or {}).get("nodeName")},
+        "spec": {
+            "nodeName": spec.get("nodeName"),
+            "containers": [{"image": item.get("image")} for item in spec.get("containers") or ()],
+        },
         "status": kept,
     }
 

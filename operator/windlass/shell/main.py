@@ -17,34 +17,15 @@ from typing import Any, Final
 from windlass.shell.client import Client
 from windlass.shell.credentials import Credentials, CredentialsError, find
 from windlass.shell.errors import ApiError, Unreachable
+from windlass.shell.kinds import await_kinds
 from windlass.shell.logging import configure, logger
-from windlass.shell.resources import JOB_KINDS
 from windlass.shell.settings import Settings, SettingsError, from_environment
 
 LOG = logger("main")
 
 EXIT_SETTINGS: Final = 2
-EXIT_NO_KINDS: Final = 4
 EXIT_PART_DIED: Final = 5
 DRAIN_SECONDS: Final = 15.0
-
-
-async def missing_kinds(client: Client) -> str | None:
-    """What is wrong with the installation, or None: each of our kinds must be served."""
-    for resource in JOB_KINDS:
-        try:
-            served = await client.raw(f"/apis/{resource.group}/{resource.version}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            served = {}
-        if resource.plural not in {item.get("name") for item in served.get("resources") or []}:
-            return (
-                f"customresourcedefinition {resource.plural}.{resource.group}: is not installed (got no version "
-                f"{resource.version}); allowed: version {resource.version}. hint: kubectl apply -f crds/, or install "
-                "the chart with crds.install=true"
-            )
-    return None
 
 
 async def run(settings: Settings, credentials: Credentials) -> int:
@@ -56,12 +37,15 @@ async def run(settings: Settings, credentials: Credentials) -> int:
     # Imported late, so that wrong settings are told at once.
     from windlass.shell.operator import Operator
 
+    try:
+        async with Client(credentials) as client:
+            if not await await_kinds(client, settings.health_port, stop):
+                return 0
+    except (ApiError, Unreachable) as error:
+        LOG.error("start failed", problem=str(error)[:500])
+        return EXIT_PART_DIED
     operator = Operator(settings, credentials)
     try:
-        problem = await missing_kinds(operator.client)
-        if problem is not None:
-            LOG.error("kinds are missing", problem=problem)
-            return EXIT_NO_KINDS
         await operator.start()
         tasks = [asyncio.create_task(body, name=name) for name, body in operator.background().items()]
         return await wait(stop, tasks, operator.lead())

@@ -91,7 +91,7 @@ def full_pod() -> dict[str, Any]:
         },
         "spec": {
             "nodeName": "n",
-            "containers": [{"name": "agent", "env": [{"name": "A", "value": "secret"}]}],
+            "containers": [{"name": "agent", "image": "i:1", "env": [{"name": "A", "value": "secret"}]}],
         },
         "status": {
             "phase": "Running",
@@ -104,7 +104,7 @@ def full_pod() -> dict[str, Any]:
 
 def test_a_slim_pod_holds_what_views_read_and_no_environment() -> None:
     slim = slim_pod(full_pod())
-    assert slim["spec"] == {"nodeName": "n"}
+    assert slim["spec"] == {"nodeName": "n", "containers": [{"image": "i:1"}]}
     assert slim["status"]["conditions"] == [{"type": "PodScheduled", "status": "True"}]
     assert slim["status"]["containerStatuses"] == [
         {"name": "agent", "state": {"running": {"startedAt": "t"}}}

@@ -29,7 +29,7 @@ from windlass.shell.handlers import Intake
 from windlass.shell.health import Health, LoopLag, limit, serve
 from windlass.shell.kopf_loop import connection, operator_settings
 from windlass.shell.lease import end_process
-from windlass.shell.main import missing_kinds, wait
+from windlass.shell.main import wait
 from windlass.shell.metrics import Metrics
 from windlass.shell.probe import WatchProbe
 from windlass.shell.reflector import Reflector, Selection
@@ -414,31 +414,6 @@ def test_resources_make_paths() -> None:
     assert of("FineTuneJob").path() == "/apis/windlass.dev/v1alpha1/finetunejobs"
     assert of("TokenReview").path() == "/apis/authentication.k8s.io/v1/tokenreviews"
     assert all(resource.kind == kind for kind, resource in BY_KIND.items())
-
-
-class Served:
-    """A client whose discovery answers one body."""
-
-    def __init__(self, body: dict[str, Any]) -> None:
-        self.body = body
-
-    async def raw(self, _: str) -> dict[str, Any]:
-        return self.body
-
-
-async def test_missing_kinds_are_told() -> None:
-    assert await missing_kinds(Served({"resources": [{"name": "finetunejobs"}]})) is None  # type: ignore[arg-type]
-    text = await missing_kinds(Served({"resources": []}))  # type: ignore[arg-type]
-    assert text == (
-        "customresourcedefinition finetunejobs.windlass.dev: is not installed (got no version v1alpha1); allowed: "
-        "version v1alpha1. hint: kubectl apply -f crds/, or install the chart with crds.install=true"
-    )
-
-
-async def test_an_unknown_group_is_a_missing_kind(api: FakeApi) -> None:
-    api.faults.append(Fault("GET", "windlass.dev", 404, reason="NotFound"))
-    async with api.client() as client:
-        assert "is not installed" in (await missing_kinds(client) or "")
 
 
 # --- the process ----------------------------------------------------------------------------------

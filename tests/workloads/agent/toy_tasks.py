@@ -32,6 +32,9 @@ def preload() -> None:
         threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     elif problem == "hang":
         time.sleep(600)
+    elif problem == "wait":
+        while not RunStore(os.environ["TOY_STORE"]).exists("release"):
+            time.sleep(0.005)
     elif problem == "hold":
         os.register_at_fork(after_in_child=functools.partial(hold, os.getpid()))
     elif problem:

@@ -62,7 +62,7 @@ def test_held_out_samples_are_used_once_at_the_end_if_no_period_is_given(make_jo
     assert [event.step for event in run.of("Validation")] == [3]
 
 
-@pytest.mark.fault("F5")
+@pytest.mark.fault("F26")
 @pytest.mark.parametrize("strategy", ["DDP", "FSDP"])
 def test_sigterm_to_one_rank_saves_on_all_and_loses_nothing(make_job, strategy):
     changes = {"parallelism": {"strategy": strategy}, "checkpoint": {"everySteps": 1000}, "adapter": LORA}

@@ -6,6 +6,7 @@ a crash between any two writes is just another state that these judges see.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, timedelta
 
 from windlass.api.meta import ConditionType, Phase, Reason, Rung
@@ -327,8 +328,15 @@ def render_member(facts: Facts, slot: Slot) -> Manifest:
         slot.member,
         attempt=facts.status.gang.attempt,
         config_map=facts.status.run_config or "",
-        settings=facts.settings,
+        settings=dataclasses.replace(facts.settings, workload_image=image_for(facts)),
     )
+
+
+def image_for(facts: Facts) -> str:
+    """The image of the gang's other pods, if one runs: agents of one gang are of one version, also after an upgrade."""
+    pods = (slot.pod for slot in facts.slots)
+    running = (pod.image for pod in pods if pod is not None and pod.is_running)
+    return next((image for image in running if image), facts.settings.workload_image)
 
 
 def refusal(facts: Facts) -> Outcome | None:

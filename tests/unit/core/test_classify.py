@@ -98,6 +98,8 @@ TABLE_ROWS = [
         Kind.CRASH,
         Reason.CRASH,
     ),
+    ("no number code", an_end(exit_code=ExitCode.NUMERIC), Kind.NUMERIC, Reason.NON_FINITE),
+    ("no number", an_end(log_tail=("AssertionError: loss is nan",)), Kind.NUMERIC, Reason.NON_FINITE),
     ("fenced", an_end(exit_code=ExitCode.FENCED), Kind.INFRASTRUCTURE, Reason.INFRASTRUCTURE),
     (
         "name server",

@@ -121,6 +121,8 @@ class PodView:
     termination_message: str = ""
     unschedulable: str | None = None
     disruption: str | None = None
+    # Step and time of the checkpoint that the pod's annotations name.
+    noticed: tuple[str, str] | None = None
     # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
     warning: str | None = None
 
@@ -171,9 +173,16 @@ class PodView:
             terminated_reason=ended.get("reason"),
             termination_message=ended.get("message") or "",
             unschedulable=scheduled.get("message", "no node fits") if refused else None,
+            noticed=noticed(metadata.get("annotations") or {}),
             disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
             warning=warning,
         )
+
+
+def noticed(annotations: Wire) -> tuple[str, str] | None:
+    """The checkpoint that a pod's annotations name; None unless both are there."""
+    step, time = (annotations.get(key) for key in meta.CHECKPOINT_ANNOTATIONS)
+    return (str(step), str(time)) if step is not None and time is not None else None
 
 
 def label_number(labels: Wire, key: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.checkpoints.notice import notices
 from windlass.core.decision import Decision
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
@@ -40,7 +41,8 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     if not outcome.quiet:
         status, held_seconds = status_to_write(facts, outcome.status)
     written = FineTuneJobStatus.model_validate(status) if status is not None else None
-    waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
+    annotates, notice_seconds = notices(facts, outcome)
+    waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     return Decision(
         status=status,
         applies=outcome.applies,
@@ -53,6 +55,7 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),
+        annotates=annotates,
     )
 
 

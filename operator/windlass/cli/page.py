@@ -239,7 +239,7 @@ def evidence(row: RecoveryRecord) -> str:
     """The lines that a recovery was judged by."""
     lines = "\n".join(row.evidence)
     return (
-        f"<details><summary>Evidence of incarnation {row.incarnation}</summary>\n"
+        f"<details open><summary>Evidence of incarnation {row.incarnation}</summary>\n"
         f"<pre>{escape(lines)}</pre></details>\n"
     )
 

@@ -63,12 +63,17 @@ def section(title: str, *content: str) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: frozenset[int] = frozenset()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: frozenset[int] = frozenset(),
+    wide: int | None = None,
 ) -> str:
-    """A table of texts, which are escaped here; columns in `numbers` are set to the right."""
+    """A table of texts, which are escaped here; columns in `numbers` stand right, the one called `wide` may wrap."""
 
     def cell(tag: str, index: int, text: str) -> str:
-        return f"<{tag}{' class=number' if index in numbers else ''}>{escape(text)}</{tag}>"
+        kind = ' class="number"' if index in numbers else ' class="wide"' if index == wide else ""
+        return f"<{tag}{kind}>{escape(text)}</{tag}>"
 
     head = "".join(cell("th", index, text) for index, text in enumerate(heads))
     body = "".join(
@@ -209,7 +214,7 @@ def recoveries(job: dict[str, Any], status: FineTuneJobStatus) -> str:
     )
     rows = [recovery_row(begin, row) for row in status.recoveries]
     said = [evidence(row) for row in status.recoveries if row.evidence]
-    return section("Recoveries", table(heads, rows, numbers=frozenset(range(5, len(heads)))), *said)
+    return section("Recoveries", table(heads, rows, numbers=frozenset(range(5, len(heads))), wide=3), *said)
 
 
 def recovery_row(begin: datetime | None, row: RecoveryRecord) -> list[str]:

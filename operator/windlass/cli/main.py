@@ -66,6 +66,7 @@ def online(commands: Any) -> None:
     logs = commands.add_parser("logs", help="what agents and ranks printed")
     logs.add_argument("name")
     logs.add_argument("--rank", type=int, help="only this rank")
+    logs.add_argument("--failed", action="store_true", help="kept log of the rank that failed first")
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("--tail", type=int, help="only the last lines of each pod")
     fetch = commands.add_parser("fetch", help="copy a job's output to this machine")

@@ -12,6 +12,7 @@ from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
 from unit.shell.life import KEY, Life, world
 from unit.shell.test_rounds import run
+from windlass.api.contract import Report
 from windlass.core.decision import Annotate
 from windlass.shell.notices import REFUSED_SECONDS, NoticeBoard
 
@@ -139,3 +140,43 @@ async def test_the_patch_names_its_pod_and_two_annotations_only(api: FakeApi, ha
     assert set(body) == {"apiVersion", "kind", "metadata"}
     assert set(body["metadata"]) == {"name", "namespace", "uid", "annotations"}
     assert body["metadata"]["annotations"] == {STEP: "1", TIME: "x"}
+
+
+def reported(api: FakeApi, step: int, rows: list[tuple[int, str]], sequence: int) -> Report:
+    """What the leader says after a save: its whole view."""
+    body, pod = api.get("finetunejobs", "ft"), api.get("pods", "ft-0-1")
+    assert body is not None and pod is not None
+    ledger = [
+        {"step": number, "incarnation": 1, "name": f"s{number}", "digest": "d", "committedAt": time}
+        for number, time in rows
+    ]
+    run = {"kind": "FineTuneJob", "namespace": "team", "name": "ft", "uid": body["metadata"]["uid"]}
+    return Report.model_validate(
+        {
+            "run": run,
+            "pod": "ft-0-1",
+            "podUid": pod["metadata"]["uid"],
+            "attempt": 1,
+            "ticket": 1,
+            "sequence": sequence,
+            "sentAt": rows[0][1],
+            "incarnation": 1,
+            "phase": "Train",
+            "progress": {"step": step, "totalSteps": 40},
+            "checkpoints": ledger,
+        }
+    )
+
+
+async def test_a_reported_checkpoint_costs_at_most_three_writes(api: FakeApi, hand: Hand, life: Life) -> None:
+    await start(api, life)
+    life.inbox.put(reported(api, 10, [(10, "2026-11-23T12:00:05Z")], 1))
+    await step(life)  # the first report starts training as well, which is a change of its own
+    hand.at += 120
+    before = len(api.writes())
+    life.inbox.put(reported(api, 20, [(20, "2026-11-23T12:01:50Z"), (10, "2026-11-23T12:00:05Z")], 2))
+    await step(life)
+    made = api.writes()[before:]
+    assert said(api, "ft-0-1")[STEP] == "20"
+    assert len(made) <= 3, made
+    assert [path for _, path in made if "/pods/" in path] == ["/api/v1/namespaces/team/pods/ft-0-1"]

@@ -50,11 +50,16 @@ CHECK = (
     Layer("lint", module("ruff", "check", "--quiet", ".")),
     Layer("format", module("ruff", "format", "--check", "--quiet", ".")),
 )
-# Many of these assert seconds, so each has the machine to itself.
+TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "data", "tracking"))
+# None of these needs both processors for long, and their limits allow for a neighbour.
 DEEP = (
-    Layer("chart", module("pytest", "-q", "tests/chart")),
+    Layer("training", module("pytest", "-q", *TRAINING)),
+    Layer("agents", module("pytest", "-q", "tests/workloads/agent")),
     Layer("contract", module("pytest", "-q", "tests/contract")),
-    Layer("workloads", module("pytest", "-q", "tests/workloads")),
+    Layer("chart", module("pytest", "-q", "tests/chart")),
+)
+# One cluster at a time, and pods that train on it.
+CLUSTER = (
     Layer("cluster", module("pytest", "-q", "tests/cluster")),
     Layer("e2e", module("pytest", "-q", "tests/e2e")),
 )
@@ -92,11 +97,11 @@ def run(*stages: Sequence[Layer]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Entry: `check`, `all`, or names of layers."""
-    known = {layer.name: layer for layer in CHECK + DEEP}
+    known = {layer.name: layer for layer in CHECK + DEEP + CLUSTER}
     if arguments == ["check"]:
         failed = run(CHECK)
     elif arguments == ["all"]:
-        failed = run(CHECK, *((layer,) for layer in DEEP))
+        failed = run(CHECK, DEEP, *((layer,) for layer in CLUSTER))
     elif arguments and all(name in known for name in arguments):
         failed = run(*((known[name],) for name in arguments))
     else:

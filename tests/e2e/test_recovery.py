@@ -87,6 +87,27 @@ def test_a_pod_that_vanishes_without_notice_is_replaced(jobs: Jobs) -> None:
     assert_went_on(jobs, "pod-vanished", "RecreatePod")
 
 
+@pytest.mark.fault("F18")
+def test_a_gang_goes_on_alone_while_its_second_pod_cannot_be_had(jobs: Jobs) -> None:
+    elastic = {"backOffSeconds": 1, "elastic": {"minNodes": 1, "waitSeconds": 3}}
+    jobs.create(tiny_job("shrunk", training={"maxSteps": 100_000}, recovery=elastic))
+    jobs.await_step("shrunk", 60)
+    one_pod = {"metadata": {"name": "one-pod"}, "spec": {"hard": {"pods": "1"}}}
+    jobs.core.create_namespaced_resource_quota(jobs.namespace, one_pod)
+    try:
+        jobs.core.delete_namespaced_pod(jobs.pod_at("shrunk", 1).metadata.name, jobs.namespace)
+        assert jobs.await_condition("shrunk", "Shrunk")["nodes"] == 1
+        eventually(lambda: recovery_rows(jobs, "shrunk")[-1]["rung"] == "Shrink", "the leader's own row")
+        assert recovery_rows(jobs, "shrunk")[-1]["lostSteps"] == 0, "the pod saved before it went"
+        assert "exceeded quota" in (jobs.condition("shrunk", "Shrunk") or {})["message"]
+        assert jobs.condition_is("shrunk", "Running")
+    finally:
+        jobs.core.delete_namespaced_resource_quota("one-pod", jobs.namespace)
+    jobs.await_condition("shrunk", "Shrunk", "False")
+    status = jobs.status("shrunk")
+    assert (status["nodes"], status["recoveries"][-1]["lostSteps"]) == (2, 0)
+
+
 def test_a_deleted_leader_is_followed_by_one_with_a_higher_ticket(jobs: Jobs) -> None:
     jobs.create(tiny_job("leader-deleted"))
     jobs.await_step("leader-deleted", 40)

@@ -46,6 +46,15 @@ def test_operator_folder_is_no_package() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()
 
 
+def test_every_folder_of_tests_is_run_by_a_layer() -> None:
+    from tests.run import CHECK, CLUSTER, DEEP
+
+    run = {argument for layer in CHECK + DEEP + CLUSTER for argument in layer.command}
+    folders = {path.relative_to(ROOT).parent for path in tracked(".py") if path.name.startswith("test_")}
+    left_out = {str(each) for each in folders if not run & {str(each), *map(str, each.parents)}}
+    assert left_out == set()
+
+
 def test_files_stay_within_their_budget() -> None:
     sizes = {path: len(path.read_text().splitlines()) for path in python_sources()}
     every = sizes | {path: len(path.read_text().splitlines()) for path in tracked(".py")}

@@ -119,6 +119,8 @@ class Report(StatusModel):
     failure: Failure | None = None
     timeline: Timeline | None = None
     members: Annotated[list[MemberReport], Field(max_length=4096)] = []
+    nodes: int | None = None
+    """Nodes that train in this incarnation; none while ranks are not started."""
     wanted: Literal["Nothing", "RecreateGang"] = "Nothing"
     """RecreateGang: in place did not help; the operator should make attempt + 1."""
     save_error: str | None = None

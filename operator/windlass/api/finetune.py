@@ -81,6 +81,15 @@ def _registers_output(value: Any, _: Any) -> bool:
     )
 
 
+def _elastic_fits(value: Any, _: Any) -> bool:
+    elastic = value["recovery"].get("elastic")
+    return elastic is None or elastic["minNodes"] <= value["resources"]["nodes"]
+
+
+def _elastic_reshards(value: Any, _: Any) -> bool:
+    return "elastic" not in value["recovery"] or value["parallelism"]["strategy"] != "DeepSpeed"
+
+
 def _starts_before_end(value: Any, _: Any) -> bool:
     start, active = value.get("startDeadlineSeconds"), value.get("activeDeadlineSeconds")
     return start is None or active is None or start <= active
@@ -131,6 +140,24 @@ CROSS_RULES: Final = (
         allowed="registerAs with checkpoint.export HuggingFace",
         hint="set checkpoint.export: HuggingFace, or remove registerAs",
         path="checkpoint.export",
+    ),
+    Rule(
+        cel="!has(self.recovery.elastic) || self.recovery.elastic.minNodes <= self.resources.nodes",
+        holds=_elastic_fits,
+        wrong="is more than all nodes",
+        got="{self.recovery.elastic.minNodes} with resources.nodes={self.resources.nodes}",
+        allowed="at most resources.nodes",
+        hint="lower minNodes, or raise resources.nodes",
+        path="recovery.elastic.minNodes",
+    ),
+    Rule(
+        cel="!has(self.recovery.elastic) || self.parallelism.strategy != 'DeepSpeed'",
+        holds=_elastic_reshards,
+        wrong="DeepSpeed's checkpoints cannot be loaded by another number of ranks",
+        got="recovery.elastic with strategy DeepSpeed",
+        allowed="recovery.elastic with strategy DDP or FSDP",
+        hint="use strategy FSDP, or remove recovery.elastic",
+        path="recovery.elastic",
     ),
     Rule(
         cel=(

@@ -64,6 +64,7 @@ class ConditionType(StrEnum):
     TRACKING_DEGRADED = "TrackingDegraded"
     CHECKPOINT_DEGRADED = "CheckpointDegraded"
     PRECISION_CHOSEN = "PrecisionChosen"
+    SHRUNK = "Shrunk"
 
 
 class Reason(StrEnum):
@@ -119,6 +120,7 @@ class Reason(StrEnum):
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     SAVE_FAILED = "SaveFailed"
     REPORTS_MISSING = "ReportsMissing"
+    NODES_MISSING = "NodesMissing"
     # recovery events
     RECOVERED = "Recovered"
     CHECKPOINT_COMMITTED = "CheckpointCommitted"
@@ -142,6 +144,7 @@ class Rung(StrEnum):
 
     IN_PLACE = "InPlace"
     RECREATE_POD = "RecreatePod"
+    SHRINK = "Shrink"
     RECREATE_GANG = "RecreateGang"
 
 

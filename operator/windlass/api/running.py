@@ -171,18 +171,44 @@ def _unique(value: Any, _: Any) -> bool:
     return len(set(value)) == len(value)
 
 
+class Elastic(Model):
+    """Training goes on with fewer nodes while some cannot be had, at the same global batch and order of samples."""
+
+    min_nodes: Annotated[
+        int, Field(ge=1, le=4096), Hint("the first node's pod leads and is always among them")
+    ]
+    """Fewest nodes that training goes on with; at most resources.nodes. Example: 2."""
+    wait_seconds: Annotated[
+        int, Field(ge=0, le=86_400), Hint("allow for a new pod's start and imports, 120 is usual")
+    ] = 120
+    """How long a missing pod is waited for before the others go on without it; at least 30 when the gang starts. It
+    is taken back when it comes later. Unit: seconds. Example: 60."""
+
+
 class Recovery(Model):
     """What may be tried when a rank dies, and how often."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.elastic) || 'Shrink' in self.ladder",
+            holds=lambda value, _: "elastic" not in value or "Shrink" in value["ladder"],
+            wrong="elastic needs its rung",
+            got="elastic with a ladder without Shrink",
+            allowed="elastic with Shrink in ladder",
+            hint="add Shrink to ladder, or remove elastic",
+            path="elastic",
+        ),
+    )
+
     ladder: Annotated[
         list[Rung],
-        Field(min_length=1, max_length=3),
+        Field(min_length=1, max_length=4),
         Rule(
             cel="self.all(one, self.exists_one(other, other == one))",
             holds=_unique,
             wrong="a rung is named twice",
             got="{rung}",
-            allowed="InPlace, RecreatePod and RecreateGang, each at most once",
+            allowed="InPlace, RecreatePod, Shrink and RecreateGang, each at most once",
             hint="remove the repeated rung; how often a rung is tried is set by budgets",
             computed={
                 "rung": Computed(
@@ -194,12 +220,16 @@ class Recovery(Model):
     ] = [
         Rung.IN_PLACE,
         Rung.RECREATE_POD,
+        Rung.SHRINK,
         Rung.RECREATE_GANG,
     ]
-    """Rungs that are allowed: restart the ranks in their pods, replace the pod, replace all pods. The lowest
-    allowed one that can help is tried, whatever their order here, and a higher one when it did not help.
-    While the operator is away nobody makes pods, and ranks restart in theirs.
+    """Rungs that are allowed: restart the ranks in their pods, replace the pod, go on with fewer nodes (only with
+    elastic), replace all pods. The lowest allowed one that can help is tried, whatever their order here, and a
+    higher one when it did not help. While the operator is away nobody makes pods, and ranks restart in theirs.
     Example: [RecreatePod, RecreateGang]."""
+    elastic: Elastic | None = None
+    """Going on with fewer nodes than resources.nodes while some cannot be had; if left out, the gang waits until it is
+    whole. With strategy DDP or FSDP. Example: {minNodes: 2}."""
     budgets: Budgets = Field(default_factory=Budgets)
     """Failures survived per class; a newer verified checkpoint resets the count. Example: {crash: 3}."""
     back_off_seconds: Annotated[int, Field(ge=0, le=3600), Hint("it doubles with every failure in a row")] = (

@@ -338,6 +338,8 @@ class JobStatus(StatusModel):
     """Pods of the present attempt."""
     incarnation: int = 0
     """Life of the gang; grows with every restart."""
+    nodes: int | None = None
+    """Nodes that train, or last did; fewer than resources.nodes while the gang is shrunk."""
     progress: Progress = Field(default_factory=Progress)
     """Where training is."""
     plan: Plan = Field(default_factory=Plan)

@@ -98,6 +98,8 @@ def progress_lines(status: FineTuneJobStatus) -> list[str]:
         facts.append(f"{progress.tokens_per_second:.0f} tokens/s")
     if progress.eta_seconds is not None and not is_finished(status):
         facts.append(f"about {duration(progress.eta_seconds)} left")
+    if is_true(status, ConditionType.SHRUNK) and status.nodes is not None:
+        facts.append(f"{status.nodes} of {len(status.gang.members)} nodes")
     if progress.phase is not None and not is_finished(status):
         facts.append(f"phase {progress.phase}")
     return [f"{bar(progress.step, total)}  {'  '.join(facts)}"]
@@ -187,7 +189,12 @@ def goodput_lines(status: FineTuneJobStatus) -> list[str]:
 
 def trouble_lines(status: FineTuneJobStatus) -> list[str]:
     """Degradations and, while it matters, the last failure with its hint."""
-    degraded = (ConditionType.TRACKING_DEGRADED, ConditionType.CHECKPOINT_DEGRADED, ConditionType.STALLED)
+    degraded = (
+        ConditionType.TRACKING_DEGRADED,
+        ConditionType.CHECKPOINT_DEGRADED,
+        ConditionType.SHRUNK,
+        ConditionType.STALLED,
+    )
     lines = [
         f"{kind}: {found.reason}: {found.message}"
         for kind in degraded

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import gang, lifecycle, world
+from windlass.core.judges import elastic, gang, lifecycle, world
 
 Judge = Callable[[Facts], Outcome | None]
 
@@ -29,6 +29,8 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     gang.gang_wants_recreation,  # the leader asks for a whole new gang
     gang.member_is_lost,  # charge the budget, give the place a new ticket
     gang.old_pods_are_in_the_way,  # two attempts never overlap
+    elastic.gang_is_shrunk,  # it trains with fewer nodes: follow it, make the others
+    elastic.leader_finds_no_room,  # nothing trains without a leader: free a follower's room
     gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from windlass.api.contract import Orders, Report, Verdict
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
-from windlass.api.meta import ConditionType
+from windlass.api.meta import ConditionType, Rung
+from windlass.api.running import Elastic
 from windlass.api.status import Member
 from windlass.core import names
 from windlass.core.decision import Delete, Event, Manifest
@@ -81,6 +82,12 @@ class Facts:
     def leader(self) -> PodView | None:
         """The pod of index 0, if it is there."""
         return next((slot.pod for slot in self.slots if slot.member.index == 0), None)
+
+    @property
+    def elastic(self) -> Elastic | None:
+        """How far the gang may shrink, None when it may not."""
+        recovery = self.spec.recovery
+        return recovery.elastic if Rung.SHRINK in recovery.ladder else None
 
     @property
     def former(self) -> tuple[PodView, ...]:

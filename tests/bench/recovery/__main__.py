@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator"), str(ROOT / "workloads")]
 
 from bench.record import spread, write  # noqa: E402
-from bench.recovery import figures, gang, peer, run, tries  # noqa: E402
+from bench.recovery import figures, gang, peer, run, tries, wide  # noqa: E402
 from bench.recovery.ground import Ground, ground, tell  # noqa: E402
 
-PARTS = ("in-place", "torchrun", "pod-delete", "stall", "sigterm", "fallback")
+PARTS = ("in-place", "torchrun", "pod-delete", "stall", "sigterm", "fallback", "eight", "shrink")
 ON_CLUSTER = ("in-place", "torchrun", "pod-delete")
 STALL_SECONDS = 900
 PAUSE_SECONDS = 2.0
@@ -166,12 +166,18 @@ def brief(row: dict[str, Any]) -> str:
 # --- without it -------------------------------------------------------------------------------------
 
 
-def with_gang(bench: Bench, part: str, one: Callable[[gang.Gang, int], dict[str, Any]], count: int) -> Tries:
-    """Tries in one run of the tiny gang."""
+def with_gang(
+    bench: Bench,
+    part: str,
+    one: Callable[[gang.Gang, int], dict[str, Any]],
+    count: int,
+    changes: dict[str, Any] | None = None,
+) -> Tries:
+    """Tries in one run of a tiny gang, the one of two unless the spec is changed."""
     rows: Tries = []
     with (
         tempfile.TemporaryDirectory(prefix="windlass-bench-") as scratch,
-        gang.training(Path(scratch)) as tiny,
+        gang.training(Path(scratch), changes) as tiny,
     ):
         for number in range(count):
             rows.append(one(tiny, number))
@@ -199,6 +205,24 @@ def fallback(bench: Bench) -> None:
         bench.options.fallback,
     )
     bench.figures["fallback"] = {**figures.fallbacks(rows), "setting": {**tries.FALLING_BACK, **tries.GANG}}
+
+
+def eight(bench: Bench) -> None:
+    """Rank kills in a gang of eight ranks in four pods."""
+    rows = with_gang(bench, "eight", wide.kill_rank, bench.options.eight, wide.EIGHT)
+    bench.figures["gangOfEight"] = {**figures.recoveries(rows), "setting": wide.EIGHT_SETTING}
+
+
+def shrink(bench: Bench) -> None:
+    """Pods that go from a gang of four that may shrink to three, and come back."""
+    rows = with_gang(bench, "shrink", wide.lose_agent, bench.options.shrink, wide.FOUR)
+    bench.figures["shrink"] = {
+        **figures.recoveries(rows),
+        "ok": sum(row["ok"] for row in rows),
+        "grow": spread([row["growSeconds"] for row in rows]),
+        "growLostSteps": sum(row["growLostSteps"] for row in rows),
+        "setting": wide.FOUR_SETTING,
+    }
 
 
 def stall(bench: Bench) -> None:
@@ -253,6 +277,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--megabytes", type=int, default=1050, help="state of the stall's part")
     made.add_argument("--sigterm", type=int, default=20)
     made.add_argument("--fallback", type=int, default=21, help="three of each of seven kinds of damage")
+    made.add_argument("--eight", type=int, default=20, help="rank kills in the gang of eight")
+    made.add_argument("--shrink", type=int, default=6, help="pods that go from the gang of four")
     return made
 
 
@@ -262,7 +288,14 @@ def main() -> int:
     began = time.monotonic()
     if any(bench.wants(part) for part in ON_CLUSTER):
         bench.attempt("cluster", lambda: on_cluster(bench))
-    for part, work in (("stall", stall), ("sigterm", sigterm), ("fallback", fallback)):
+    parts = (
+        ("stall", stall),
+        ("sigterm", sigterm),
+        ("fallback", fallback),
+        ("eight", eight),
+        ("shrink", shrink),
+    )
+    for part, work in parts:
         if bench.wants(part):
             bench.attempt(part, lambda work=work: work(bench))  # type: ignore[misc]
     found = bench.figures

@@ -1,4 +1,6 @@
-"""A gang of two agents as plain processes, training the tiny model: for tries that need no cluster but many of them.
+"""A gang of agents as plain processes, two unless more are asked for, training the tiny model.
+
+For tries that need no cluster but many of them.
 
 Agents, warm parents, ranks, training and checkpoints are the real ones; only the operator is away, and `start` gives
 a replacement the next ticket as the operator would.
@@ -44,6 +46,8 @@ class Gang:
 
     run: support.Run
     agents: list[support.Agent]
+    world: int = WORLD
+    """Ranks of the whole gang."""
 
     @property
     def store(self) -> RunStore:
@@ -54,14 +58,22 @@ class Gang:
         return max((int(row["incarnation"]) for row in self.run.rows(FORWARD)), default=0)
 
     def await_began(self, before: int) -> int:
-        """The first incarnation after `before` of which both ranks began."""
+        """The first incarnation after `before` of which all ranks began."""
+        return self.await_time(before)[0]
+
+    def await_time(
+        self, before: int, *, world: int | None = None, without: int | None = None
+    ) -> tuple[int, float]:
+        """The same with the time of its slowest rank; of `world` ranks, while the agent `without` is gone."""
 
         def look() -> tuple[int, int, float] | None:
-            if (ended := [agent for agent in self.agents if agent.process.poll() is not None]) != []:
+            others = [agent for agent in self.agents if agent.index != without]
+            if (ended := [agent for agent in others if agent.process.poll() is not None]) != []:
                 raise AssertionError(f"agent {ended[0].index} ended:\n{ended[0].log[-3000:]}")
-            return gang_began(self.run.rows(FORWARD), after=before, world=WORLD)
+            return gang_began(self.run.rows(FORWARD), after=before, world=world or self.world)
 
-        return int(support.wait_for(f"training after incarnation {before}", look, LIMIT_SECONDS)[0])
+        found = support.wait_for(f"training after incarnation {before}", look, LIMIT_SECONDS)
+        return int(found[0]), float(found[2])
 
     def replace(self, index: int) -> None:
         """A new agent in place of one that has ended."""
@@ -85,8 +97,9 @@ def problems_of(store: RunStore, name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def training(root: Path) -> Iterator[Gang]:
-    """A gang that trains; nothing of it is left at the end."""
+def training(root: Path, changes: dict[str, Any] | None = None) -> Iterator[Gang]:
+    """A gang that trains by SPEC with changed blocks; nothing of it is left at the end."""
+    spec = {name: {**block, **(changes or {}).get(name, {})} for name, block in SPEC.items()}
     volumes = root / "volumes"
     tiny.write_model(volumes / "models" / "tiny")
     tiny.write_data(volumes / "data" / "train.jsonl")
@@ -94,7 +107,7 @@ def training(root: Path) -> Iterator[Gang]:
     config = RunConfig(
         run=RunIdentity(kind="FineTuneJob", namespace="bench", name="tiny", uid="uid-1"),
         attempt=1,
-        spec=FineTuneJobSpec.model_validate(SPEC),
+        spec=FineTuneJobSpec.model_validate(spec),
         leader_host="127.0.0.1",
         store_path=str(store),
         tasks=TASKS,
@@ -103,7 +116,8 @@ def training(root: Path) -> Iterator[Gang]:
     environment = {"BENCH_VOLUMES": str(volumes), "PYTHONPATH": os.pathsep.join(folders)}
     run = support.Run(directory=root, config=config, environment=environment)
     try:
-        gang = Gang(run, run.start_all())
+        resources = config.spec.resources
+        gang = Gang(run, run.start_all(), resources.nodes * resources.ranks_per_node)
         gang.await_began(0)
         yield gang
     finally:

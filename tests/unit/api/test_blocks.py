@@ -149,17 +149,30 @@ RULES: list[tuple[str, Any, str]] = [
         "spec.resume.from: is not written as it must be (got newest); allowed: Latest, None or a step. hint: see "
         "status.checkpoints for the steps that can be resumed",
     ),
+    ("recovery.elastic", {"minNodes": 1}, None),
+    (
+        "recovery.elastic",
+        {"minNodes": 2},
+        "spec.recovery.elastic.minNodes: is more than all nodes (got 2 with resources.nodes=1); allowed: at most "
+        "resources.nodes. hint: lower minNodes, or raise resources.nodes",
+    ),
+    (
+        "recovery",
+        {"elastic": {"minNodes": 1}, "ladder": ["InPlace", "RecreatePod"]},
+        "spec.recovery.elastic: elastic needs its rung (got elastic with a ladder without Shrink); allowed: elastic "
+        "with Shrink in ladder. hint: add Shrink to ladder, or remove elastic",
+    ),
     (
         "recovery.ladder",
         ["InPlace", "RecreatePod", "InPlace"],
-        "spec.recovery.ladder: a rung is named twice (got InPlace); allowed: InPlace, RecreatePod and "
-        "RecreateGang, each "
+        "spec.recovery.ladder: a rung is named twice (got InPlace); allowed: InPlace, RecreatePod, "
+        "Shrink and RecreateGang, each "
         "at most once. hint: remove the repeated rung; how often a rung is tried is set by budgets",
     ),
     (
         "recovery.ladder",
         [],
-        "spec.recovery.ladder: has the wrong size (got 0 entries); allowed: 1 to 3 entries. hint: add one, or "
+        "spec.recovery.ladder: has the wrong size (got 0 entries); allowed: 1 to 4 entries. hint: add one, or "
         "leave the "
         "field out if it is optional",
     ),
@@ -167,7 +180,7 @@ RULES: list[tuple[str, Any, str]] = [
         "recovery.ladder",
         ["Restart"],
         'spec.recovery.ladder[0]: is not supported (got "Restart"); allowed: InPlace, RecreatePod, '
-        "RecreateGang. hint: "
+        "Shrink, RecreateGang. hint: "
         "choose one of the allowed values",
     ),
     (
@@ -319,3 +332,19 @@ def test_a_model_cannot_be_registered_without_an_output() -> None:
         "there is no output to register (got checkpoint.export=None with tracking.mlflow.registerAs)"
         in found[0]
     )
+
+
+def test_elastic_is_refused_where_another_number_of_ranks_cannot_load() -> None:
+    sharded = change("spec.parallelism", {"strategy": "DeepSpeed", "zeroStage": 2}, VALID)
+    assert told("recovery.elastic", {"minNodes": 1}, sharded) == [
+        "spec.recovery.elastic: DeepSpeed's checkpoints cannot be loaded by another number of ranks (got "
+        "recovery.elastic with strategy DeepSpeed); allowed: recovery.elastic with strategy DDP or FSDP. hint: use "
+        "strategy FSDP, or remove recovery.elastic"
+    ]
+    for strategy in ("DDP", "FSDP"):
+        assert (
+            told(
+                "recovery.elastic", {"minNodes": 1}, change("spec.parallelism", {"strategy": strategy}, VALID)
+            )
+            == []
+        )

@@ -67,7 +67,7 @@ def test_deletes_of_leaders_and_followers_are_told_apart() -> None:
     assert figures.deletions(tries[1:])["detect"] is None
 
 
-def all_parts(in_place: float = 2.0, peer: float = 12.0) -> dict[str, Any]:
+def all_parts(in_place: float = 2.0, peer: float = 18.0) -> dict[str, Any]:
     made: dict[str, Any] = {
         "inPlace": figures.recoveries([a_try(in_place)] * 20),
         "torchrun": {"n": 5, "p50": peer},
@@ -76,6 +76,8 @@ def all_parts(in_place: float = 2.0, peer: float = 12.0) -> dict[str, Any]:
         "asyncSave": {"asynchronous": {"megabytes": 1000.2}},
         "sigterm": figures.leavings([{"verified": True, "lostSteps": 0}] * 20),
         "fallback": figures.fallbacks([{"kind": "torn manifest", "ok": True}] * 20),
+        "gangOfEight": figures.recoveries([a_try(4.9)] * 20),
+        "shrink": {**figures.recoveries([a_try(9.9)] * 5), "growLostSteps": 0},
     }
     made["ratio"] = figures.ratio(made)
     return made
@@ -83,7 +85,7 @@ def all_parts(in_place: float = 2.0, peer: float = 12.0) -> dict[str, Any]:
 
 def test_good_figures_reach_every_goal() -> None:
     made = all_parts()
-    assert made["ratio"] == 6.0
+    assert made["ratio"] == 9.0
     assert made["inPlace"]["phases"] == {"load": 1.0}
     assert made["podDelete"]["beyondImports"]["p95"] == 7.0
     assert set(figures.reached(made).values()) == {True}
@@ -92,8 +94,8 @@ def test_good_figures_reach_every_goal() -> None:
 @pytest.mark.parametrize(
     ("changes", "missed"),
     [
-        ({"inPlace": {"n": 20, "p50": 2.0, "p95": 4.1, "detect": {"p95": 0.1}}}, "inPlace.p95"),
-        ({"ratio": 3.9}, "ratio"),
+        ({"inPlace": {"n": 20, "p50": 2.0, "p95": 3.1, "detect": {"p95": 0.1}}}, "inPlace.p95"),
+        ({"ratio": 7.9}, "ratio"),
         (
             {"podDelete": figures.deletions([a_try(15.0, importSeconds=6.9, index=1)] * 5)},
             "podDelete.beyondImports.p95",
@@ -102,6 +104,9 @@ def test_good_figures_reach_every_goal() -> None:
         ({"sigterm": {"tries": 20, "verified": 19, "lostSteps": 0}}, "sigterm.verified"),
         ({"sigterm": {"tries": 20, "verified": 20, "lostSteps": 1}}, "sigterm.lostSteps"),
         ({"fallback": {"tries": 20, "ok": 19}}, "fallback.ok"),
+        ({"gangOfEight": figures.recoveries([a_try(5.1)] * 20)}, "gangOfEight.p95"),
+        ({"shrink": {**figures.recoveries([a_try(10.1)] * 5), "growLostSteps": 0}}, "shrink.p95"),
+        ({"shrink": {**figures.recoveries([a_try(1.0)] * 5), "growLostSteps": 2}}, "shrink.growLostSteps"),
     ],
 )
 def test_a_figure_beside_its_goal_is_said_to_miss_it(changes: dict[str, Any], missed: str) -> None:
@@ -110,10 +115,10 @@ def test_a_figure_beside_its_goal_is_said_to_miss_it(changes: dict[str, Any], mi
     assert answers[missed] is False
 
 
-@pytest.mark.parametrize("part", ["inPlace", "podDelete", "sigterm", "fallback"])
+@pytest.mark.parametrize("part", ["inPlace", "podDelete", "sigterm", "fallback", "gangOfEight", "shrink"])
 def test_too_few_tries_reach_nothing(part: str) -> None:
     made = all_parts()
-    few = {"n": 4, "tries": 4} if part in ("inPlace", "podDelete") else {"tries": 4}
+    few = {"n": 4, "tries": 4} if part not in ("sigterm", "fallback") else {"tries": 4}
     answers = figures.reached({**made, part: {**made[part], **few}})
     unsaid = [name for name, answer in answers.items() if answer is None]
     assert unsaid == [

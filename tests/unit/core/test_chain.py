@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from windlass.api.meta import Reason
 from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
-from windlass.core.judges import gang, lifecycle, world
+from windlass.core.judges import elastic, gang, lifecycle, world
 from windlass.core.observed import ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
 
@@ -133,6 +133,24 @@ def old_pods(scene: Scene) -> None:
     scene.pods = (*scene.pods, a_pod(1, 9, attempt=7))
 
 
+def shrunk(scene: Scene) -> None:
+    """The leader trains alone, and the other pod finds no node."""
+    scene.job = scene.job.with_spec("recovery.elastic", {"minNodes": 1, "waitSeconds": 10})
+    scene.report = a_report(nodes=1)
+    homeless(scene, 1)
+
+
+def leader_homeless(scene: Scene) -> None:
+    scene.job = scene.job.with_spec("recovery.elastic", {"minNodes": 1, "waitSeconds": 10})
+    homeless(scene, 0)
+
+
+def homeless(scene: Scene, index: int) -> None:
+    """A pod that no node takes."""
+    waiting = {"phase": "Pending", "scheduled_at": None, "started_at": None, "unschedulable": "no room"}
+    scene.pods = tuple(replace(pod, **waiting) if pod.index == index else pod for pod in scene.pods)
+
+
 def partial(scene: Scene) -> None:
     unmake_last(scene)
     scene.refusals = (Refusal("Pod", "triage-1-2", Reason.QUOTA_EXCEEDED, "full", at=NOW, count=6),)
@@ -190,6 +208,8 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "gang_wants_recreation": wants_gang,
     "member_is_lost": member_lost,
     "old_pods_are_in_the_way": old_pods,
+    "gang_is_shrunk": shrunk,
+    "leader_finds_no_room": leader_homeless,
     "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
@@ -203,7 +223,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
     assert list(CASES) == ORDER
     known = {
         value
-        for module in (gang, lifecycle, world)
+        for module in (elastic, gang, lifecycle, world)
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }
@@ -217,12 +237,19 @@ def test_judge_speaks_in_its_own_case(name: str) -> None:
     assert speaker(scene) == name
 
 
-# Without a gang there is no leader to be heard, so a verdict and a lack of pods exclude each other.
+# One needs what the other takes away: a leader to be heard, a gang without a gap, a leader that trains.
+EXCLUSIVE = {
+    ("verdict_reached", "has_no_gang"),
+    ("gang_is_shrunk", "leader_finds_no_room"),
+    ("leader_finds_no_room", "gang_is_partial"),
+    ("leader_finds_no_room", "is_backing_off"),
+    ("leader_finds_no_room", "gang_is_incomplete"),
+}
 PAIRS = [
     (first, second)
     for number, first in enumerate(ORDER)
     for second in ORDER[number + 1 :]
-    if (first, second) != ("verdict_reached", "has_no_gang")
+    if (first, second) not in EXCLUSIVE
 ]
 
 

@@ -72,6 +72,11 @@ HINTED: list[tuple[str, str]] = [
         "resources.perNode, change pod.nodeSelector or pod.tolerations, or add nodes",
     ),
     (
+        messages.shrunk(3, 4, messages.unschedulable("triage-3-5", "0/3 nodes are available.")),
+        "training on 3 of 4 nodes; no node takes pod triage-3-5: 0/3 nodes are available. hint: the others are "
+        "taken back when they come; global batch and order of samples are unchanged",
+    ),
+    (
         messages.image_unavailable("triage-0-1", "registry.example/x:1", "not found."),
         "the image of pod triage-0-1 cannot be pulled (got registry.example/x:1): not found. hint: check pod.image "
         "and pod.imagePullSecrets, and that the node reaches the registry",

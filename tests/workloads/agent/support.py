@@ -39,7 +39,8 @@ def spec(**changes: Any) -> FineTuneJobSpec:
             "backOffSeconds": changes.pop("back_off", 0),
             "terminationGracePeriodSeconds": changes.pop("grace", 20),
             "budgets": changes.pop("budgets", {}),
-            "ladder": changes.pop("ladder", ["InPlace", "RecreatePod", "RecreateGang"]),
+            "ladder": changes.pop("ladder", ["InPlace", "RecreatePod", "Shrink", "RecreateGang"]),
+            "elastic": changes.pop("elastic", None),
         },
     }
     assert changes == {}, changes

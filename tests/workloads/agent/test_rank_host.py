@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from windlass.api.contract import RankContext
+from windlass.api.meta import Phase
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
 from windlass_workloads.agent.messages import Exited, Idle, Said, Upward
 from windlass_workloads.agent.ranks import RankHost
@@ -30,6 +31,7 @@ class SimpleParent:
         self.ready = asyncio.Event()
         self.ready.set()
         self.made: list[int] = []
+        self.has_built = True
 
     async def fork(self, context: RankContext, events: int, output: int) -> int:
         process = os.fork()
@@ -42,6 +44,20 @@ class SimpleParent:
                 os._exit(0)
         self.made.append(process)
         return process
+
+
+class BuildingParent(SimpleParent):
+    """Builds ahead until the test says that it is done; forks wait for that, as the real one's do."""
+
+    def __init__(self, work: Callable[[int], None]) -> None:
+        super().__init__(work)
+        self.has_built = False
+        self.begun, self.done = asyncio.Event(), asyncio.Event()
+
+    async def build_ahead(self, context: RankContext) -> None:
+        self.begun.set()
+        await self.done.wait()
+        self.has_built = True
 
 
 class BrokenParent(SimpleParent):
@@ -138,6 +154,47 @@ async def test_order_to_kill_while_waiting_for_a_warm_parent_ends_the_wait(tmp_p
     assert host.incarnation == 4
     assert await host.kill_and_wait(5)
     assert parent.made == [] and told == [Idle(incarnation=4)]
+
+
+async def test_ranks_are_forked_once_their_model_is_built_which_is_told_as_loading(tmp_path: Path) -> None:
+    parent = BuildingParent(sleep_long)
+    host, told = host_with(parent)
+    host.start(4, contexts(tmp_path))
+    await parent.begun.wait()
+    assert parent.made == []
+    (said,) = told
+    assert isinstance(said, Said) and (said.incarnation, said.event.phase, said.event.rank) == (
+        4,
+        Phase.LOAD,
+        0,
+    )
+    parent.done.set()
+    await until(lambda: len(parent.made) == 2)
+    assert await host.kill_and_wait(5)
+    assert len([each for each in told if isinstance(each, Said)]) == 1
+
+
+async def test_order_to_kill_does_not_wait_for_what_is_being_built(tmp_path: Path) -> None:
+    parent = BuildingParent(sleep_long)
+    host, told = host_with(parent)
+    host.start(4, contexts(tmp_path))
+    await parent.begun.wait()
+    assert await host.kill_and_wait(5)
+    assert parent.made == [] and told[-1] == Idle(incarnation=4)
+    parent.done.set()
+    host.start(5, contexts(tmp_path))
+    await until(lambda: len(parent.made) == 2)
+    assert await host.kill_and_wait(5)
+
+
+async def test_nothing_is_built_for_ranks_that_do_not_train(tmp_path: Path) -> None:
+    parent = BuildingParent(sleep_long)
+    host, _ = host_with(parent)
+    preparing = [each.model_copy(update={"task": "prepare"}) for each in contexts(tmp_path, 1)]
+    host.start(4, preparing)
+    await until(lambda: parent.made)
+    assert not parent.begun.is_set()
+    assert await host.kill_and_wait(5)
 
 
 async def test_rank_that_cannot_be_started_is_told_as_an_end(tmp_path: Path) -> None:

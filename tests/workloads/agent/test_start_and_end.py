@@ -29,7 +29,7 @@ from windlass_workloads.agent.identity import (
     options_from,
     rank_threads,
 )
-from windlass_workloads.agent.launch import rank_contexts
+from windlass_workloads.agent.launch import prepare_context, rank_contexts
 from workloads.agent.support import config
 
 POD = {
@@ -416,7 +416,7 @@ def test_ranks_are_numbered_once_over_all_pods(tmp_path: Path, nodes: int, ranks
     accepted = AcceptedCheckpoint(name="step-00000005.i3", step=5, incarnation=3, digest="d")
     record = record_of(accepted=[accepted], resume=accepted.name)
     run = config(tmp_path, nodes=nodes, ranks=ranks)
-    made = rank_contexts(run, record, "train", prepared="toy", highest_step=9)
+    made = rank_contexts(run, record, range(nodes), prepared="toy", highest_step=9)
     assert sorted(made) == list(range(nodes))
     contexts = [context for index in sorted(made) for context in made[index]]
     assert [context.rank for context in contexts] == list(range(nodes * ranks))
@@ -431,9 +431,5 @@ def test_ranks_are_numbered_once_over_all_pods(tmp_path: Path, nodes: int, ranks
 
 
 def test_preparing_is_one_rank_of_the_leader_with_nothing_to_resume(tmp_path: Path) -> None:
-    made = rank_contexts(
-        config(tmp_path, nodes=3, ranks=4), record_of(), "prepare", prepared=None, highest_step=0
-    )
-    (context,) = made[0]
-    assert list(made) == [0]
+    (context,) = prepare_context(config(tmp_path, nodes=3, ranks=4), record_of())
     assert (context.task, context.rank, context.world_size, context.resume) == ("prepare", 0, 1, None)

@@ -47,6 +47,21 @@ def hold(warm: int) -> None:
         time.sleep(0.005)
 
 
+def build_ahead(context: RankContext) -> bool:
+    """In the warm parent; what goes wrong there is told by the environment."""
+    assert context.task == "train"
+    problem = os.environ.get("TOY_AHEAD", "")
+    if problem == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+    elif problem == "hang":
+        time.sleep(600)
+    elif problem == "die":
+        os._exit(3)
+    elif problem:
+        raise ValueError(problem)
+    return True
+
+
 def prepare(context: RankContext, channel: RankChannel) -> None:
     store = RunStore(context.config.store_path)
     try:

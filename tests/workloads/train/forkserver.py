@@ -22,7 +22,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 from windlass.api.contract import RankContext, RankEvent  # noqa: E402
 from windlass_workloads.agent.child import environment_of  # noqa: E402
 from windlass_workloads.data.sources import Roots  # noqa: E402
-from windlass_workloads.train import tasks  # noqa: E402
+from windlass_workloads.train import ahead, tasks  # noqa: E402
 
 
 class FileChannel:
@@ -93,6 +93,10 @@ def serve(request: dict[str, Any]) -> list[int]:
         from windlass_workloads.train.strategies.deepspeed import load_library
 
         load_library()
+    if request.get("ahead"):
+        roots = Roots(Path(request.get("ahead_volumes", request["volumes"])), Path(request["secrets"]))
+        request["built"] = tasks.build_ahead(RankContext.model_validate(request["ranks"][0]), roots)
+        request["threads"] = len(os.listdir("/proc/self/task"))
     processes = {fork(request, index): index for index in range(len(request["ranks"]))}
     codes: dict[int, int] = {}
     deadline = time.monotonic() + request["limit"]
@@ -122,7 +126,11 @@ def main() -> None:
     tasks.preload()
     print(json.dumps({"threads": len(os.listdir("/proc/self/task"))}), file=out, flush=True)
     for line in sys.stdin:
-        print(json.dumps({"codes": serve(json.loads(line))}), file=out, flush=True)
+        request = json.loads(line)
+        answer = {"codes": serve(request), **{key: request.get(key) for key in ("built", "threads")}}
+        # The next test starts from nothing.
+        ahead.forget()
+        print(json.dumps(answer), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ class ForkServer:
         assert self.process.stdout is not None
         return dict(json.loads(self.process.stdout.readline()))
 
-    def run(self, **request: Any) -> list[int]:
+    def run(self, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return list(self._answer()["codes"])
+        return self._answer()
 
     def close(self) -> None:
         assert self.process.stdin is not None
@@ -65,6 +65,10 @@ class Outcome:
     codes: list[int]
     events: list[list[RankEvent]]
     logs: list[str]
+    built: bool | None = None
+    """Whether the parent built the model ahead, where it was asked to."""
+    threads: int | None = None
+    """Threads of the parent after that."""
 
     def of(self, kind: str, rank: int = 0) -> list[RankEvent]:
         return [event for event in self.events[rank] if event.type == kind]
@@ -183,7 +187,7 @@ class Job:
             ).model_dump(mode="json", by_alias=True)
             for rank in range(world)
         ]
-        codes = self.server.run(
+        answer = self.server.run(
             ranks=ranks,
             directory=str(directory),
             volumes=str(self.volumes),
@@ -194,9 +198,11 @@ class Job:
             **more,
         )
         return Outcome(
-            codes,
+            list(answer["codes"]),
             [read_events(directory / f"events-{rank}.jsonl") for rank in range(world)],
             [(directory / f"rank-{rank}.log").read_text(errors="replace") for rank in range(world)],
+            built=answer["built"],
+            threads=answer["threads"],
         )
 
     def prepare(self) -> Outcome:

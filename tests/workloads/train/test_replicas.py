@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from windlass.api.meta import Reason
 from windlass_workloads.train import runtime
-from windlass_workloads.train.strategies.ddp import bits_of
+from windlass_workloads.train.replicas import bits_of
 
 pytestmark = pytest.mark.workloads
 

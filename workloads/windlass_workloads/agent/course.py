@@ -16,10 +16,11 @@ from windlass.core.failure.classify import Judgement, classify
 from windlass.core.failure.evidence import End
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RankTimes, RecoveryClock
+from windlass_workloads.agent.elastic import Elastic
 from windlass_workloads.agent.events import State
 from windlass_workloads.agent.failures import gave_up, stopped_by_order
 from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS, Limits
-from windlass_workloads.agent.launch import rank_contexts
+from windlass_workloads.agent.launch import prepare_context, rank_contexts
 from windlass_workloads.agent.life import Life
 from windlass_workloads.agent.messages import (
     Finish,
@@ -59,7 +60,7 @@ class Course:
         resources = config.spec.resources
         self.recovery = config.spec.recovery
         self.roster = Roster(resources.nodes)
-        self.world = resources.nodes * resources.ranks_per_node
+        self.elastic = Elastic.of(config)
         self.mode = Mode.CLAIMING
         self.record: Incarnation | None = None
         self.life: Life | None = None
@@ -73,6 +74,8 @@ class Course:
         self.verdict: Verdict | None = None
         self.ended_whole = False
         self.wants_gang = False
+        self.crew_size = 0
+        """Pods that this leader's last ranks trained in; 0 before the first."""
         self.state: State | None = None
         self._reason_to_stop: Literal["Fault", "Leave", "Order"] = "Fault"
         self._order_reason = ""
@@ -81,6 +84,7 @@ class Course:
         self._deadline: float | None = None
         self._bad_loads: dict[str, int] = {}
         self._cause: IncarnationCause | None = None
+        self._returning: tuple[str, ...] = ()
         self._next: ev.Claim | ev.Open | None = None
         self._operator_at = 0.0
         self._now = 0.0
@@ -102,22 +106,34 @@ class Course:
             leader = self.roster.get(0)
             if leader is not None and leader.ready and not leader.busy:
                 self._launch([leader], "prepare")
-        elif self.mode is Mode.GATHERING and self.roster.complete:
-            self._launch(list(self.roster), "train")
-            self.mode = Mode.RUNNING
+        elif self.mode is Mode.GATHERING and (crew := self.elastic.crew(self.roster, self._now)):
+            self._launch_crew(crew)
+
+    def _launch_crew(self, crew: list[Member]) -> None:
+        """Starts training on these pods; fewer than before make it a Shrink."""
+        if self.clock is not None and len(crew) < (self.crew_size or self.elastic.nodes):
+            self.clock.moved_to(Rung.SHRINK)
+        self.crew_size, self._returning = len(crew), ()
+        self.elastic.led()
+        self._launch(crew, "train")
+        self.mode = Mode.RUNNING
 
     def _launch(self, members: list[Member], task: Literal["prepare", "train"]) -> None:
         record = self.record
         if record is None:
             return
-        by_index = rank_contexts(
-            self.config, record, task, prepared=self.prepared, highest_step=self.highest_step
-        )
+        crew = tuple(member.hello.index for member in members)
+        by_index = {0: prepare_context(self.config, record)}
+        if task == "train":
+            by_index = rank_contexts(
+                self.config, record, crew, prepared=self.prepared, highest_step=self.highest_step
+            )
         resumed = self._resumed_step(record)
         self.life = Life(
             incarnation=record.incarnation,
             task=task,
-            world=sum(len(by_index[member.hello.index]) for member in members),
+            world=sum(len(by_index[index]) for index in crew),
+            crew=crew,
             resumed_step=resumed,
             step=resumed,
         )
@@ -253,7 +269,8 @@ class Course:
     @property
     def _all_leave(self) -> bool:
         """Whether every pod of several was asked to end. One of one is replaced like any other pod."""
-        return len(self.roster.leaving) == self.config.spec.resources.nodes > 1
+        size = self.crew_size or self.elastic.nodes
+        return len(self.roster.leaving) >= size > 1
 
     def _let_go(self) -> None:
         """Lets leaving pods go; the others wait for their replacements, unless all leave."""
@@ -281,6 +298,7 @@ class Course:
             rung=Rung.RECREATE_POD,
             failure_class=FailureClass.PREEMPTED,
             first_failed=FailedRank(pod=gone.pod, node=gone.node) if gone is not None else FailedRank(),
+            evidence=[f"back in the gang: {', '.join(self._returning)}"] if self._returning else [],
             from_step=self.step,
         )
         self._mark(State.RECOVERING)
@@ -307,7 +325,9 @@ class Course:
             return
         if can_replace and cost.rung is Rung.RECREATE_POD:
             self._replace(first.pod)
-        rung = Rung.RECREATE_POD if self.roster.missing else Rung.IN_PLACE
+        self.elastic.watch(self.roster, self._now)
+        awaited = self.roster.missing and self.elastic.waits(self._now)
+        rung = Rung.RECREATE_POD if awaited else Rung.IN_PLACE
         self._recover_by(cause_of(judgement, rung, from_step=self.step), cost.delay_seconds)
 
     def _gives_up(self, pod: str | None) -> bool:
@@ -392,9 +412,11 @@ class Course:
 
     def _places(self) -> dict[int, Hello]:
         per_node = self.config.spec.resources.ranks_per_node
+        crew = self.life.crew if self.life is not None else ()
         return {
-            member.hello.index * per_node + local: member.hello
+            crew.index(member.hello.index) * per_node + local: member.hello
             for member in self.roster
+            if member.hello.index in crew
             for local in range(per_node)
         }
 

@@ -73,7 +73,14 @@ class WarmParent:
         self._supervisor: asyncio.Task[None] | None = None
         self.ready = asyncio.Event()
         self.limit_seconds = 300.0
-        """What its imports may take."""
+        """What its imports may take, and what building ahead may."""
+        self._builds_ahead = True
+        self._built_in = 0
+
+    @property
+    def has_built(self) -> bool:
+        """Whether nothing is left to build ahead, or nothing will be."""
+        return not self._builds_ahead or self._built_in == self._process
 
     @property
     def process(self) -> int:
@@ -118,6 +125,40 @@ class WarmParent:
             log.warning("fork is not safe, starting the slow way", extra={"reason": str(reply["error"])})
             return self._execute(data, events, output)
         raise ForkFailed("the warm parent has ended")
+
+    async def build_ahead(self, context: RankContext) -> None:
+        """Has it build what ranks begin with, once in its life. Must not be cancelled half-way.
+
+        Never fails: a rank does by itself what was not done here. One that dies of it is not asked again.
+        """
+        async with self._lock:
+            channel, process = self._socket, self._process
+            if channel is None or self.has_built:
+                return
+            data = context.model_dump_json(by_alias=True).encode()
+            loop = asyncio.get_running_loop()
+            began = time.monotonic()
+            try:
+                await loop.sock_sendall(channel, HEADER.pack(len(data)) + data)
+                reply = await asyncio.wait_for(self._receive(channel), self.limit_seconds)
+            except (TimeoutError, OSError) as error:
+                reply = {"unsafe": str(error) or f"no answer for {self.limit_seconds:g} s"}
+            if not reply or "unsafe" in reply:
+                log.warning(
+                    "nothing is built ahead any more", extra={"reason": reply.get("unsafe", "it died")}
+                )
+                self._builds_ahead = False
+                # Nobody may ask this one for a rank any more, even before its end is noticed.
+                self.ready.clear()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                return
+            self._built_in = process
+            seconds = round(time.monotonic() - began, 2)
+            log.info(
+                "built ahead",
+                extra={"built": reply.get("built"), "seconds": seconds, "why": reply.get("why", "")},
+            )
 
     def _execute(self, data: bytes, events: int, output: int) -> int:
         """A rank in a fresh interpreter."""

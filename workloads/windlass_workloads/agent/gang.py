@@ -61,6 +61,7 @@ class Gang(Course):
     def handle(self, event: ev.Event, now: float) -> list[ev.Command]:
         """Takes in one event at Unix time `now` and says what to do, in order."""
         self._now, self._out = now, []
+        self.elastic.watch(self.roster, now)
         if self.mode is not Mode.ENDED or isinstance(event, ev.Joined):
             self._handlers[type(event)](event)
         return self._out
@@ -145,6 +146,7 @@ class Gang(Course):
             if replaced:
                 self._tell(older, fenced)
         self.roster.add(hello)
+        self.elastic.watch(self.roster, self._now)
         self._advance()
 
     def _gone(self, event: ev.Gone) -> None:
@@ -173,6 +175,7 @@ class Gang(Course):
 
     def _ready(self, member: Member, message: Ready) -> None:
         member.ready = message.ready
+        self.elastic.watch(self.roster, self._now)
         self._advance()
 
     def _broken(self, member: Member, message: Broken) -> None:
@@ -283,6 +286,8 @@ class Gang(Course):
         self._end(self._parted(), others=self._whole_leaves or self._all_leave)
 
     def _tick(self, _: ev.Tick) -> None:
+        if self.elastic.may_shrink:
+            self._breathe()
         if self._deadline is None or self._now < self._deadline:
             return
         self._deadline = None
@@ -296,6 +301,16 @@ class Gang(Course):
             self._stop("Fault", self._now)
         elif self.mode is Mode.STOPPING:
             self._drop_stuck()
+
+    def _breathe(self) -> None:
+        """Goes on with those that are left, or takes back who has returned, when it is time for that."""
+        life = self.life
+        if self.mode is Mode.GATHERING:
+            self._advance()
+        elif self.mode is Mode.RUNNING and life is not None and self.clock is None and life.times.forward:
+            self._returning = self.elastic.returning(self.roster, life.crew, self._now)
+            if self._returning and self._deadline is None:
+                self._save(self._now)
 
     def _drop_stuck(self) -> None:
         """A process that survives SIGKILL hangs in the kernel: only a new pod helps."""

@@ -5,31 +5,34 @@ Pure; called by `gang`. The leader fills in the port, the agent of each pod the 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from windlass.api.contract import Incarnation, RankContext, RunConfig
+
+
+def prepare_context(config: RunConfig, record: Incarnation) -> list[RankContext]:
+    """The one rank in the leader's pod that prepares the data."""
+    return [RankContext(task="prepare", config=config, incarnation=record.incarnation)]
 
 
 def rank_contexts(
     config: RunConfig,
     record: Incarnation,
-    task: Literal["prepare", "train"],
+    crew: Sequence[int],
     *,
     prepared: str | None,
     highest_step: int,
 ) -> dict[int, list[RankContext]]:
-    """Contexts by pod index. `prepare` is one rank in the leader's pod."""
-    if task == "prepare":
-        return {0: [RankContext(task="prepare", config=config, incarnation=record.incarnation)]}
-    nodes, per_node = config.spec.resources.nodes, config.spec.resources.ranks_per_node
+    """Contexts by pod index, for pods of these indices; ranks are numbered without gaps, whoever is away."""
+    per_node = config.spec.resources.ranks_per_node
     return {
         index: [
             RankContext(
                 task="train",
                 config=config,
                 incarnation=record.incarnation,
-                rank=index * per_node + local,
-                world_size=nodes * per_node,
+                rank=place * per_node + local,
+                world_size=len(crew) * per_node,
                 local_rank=local,
                 local_world_size=per_node,
                 resume=record.resume,
@@ -38,5 +41,5 @@ def rank_contexts(
             )
             for local in range(per_node)
         ]
-        for index in range(nodes)
+        for place, index in enumerate(crew)
     }

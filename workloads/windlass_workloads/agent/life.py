@@ -26,6 +26,8 @@ class Life:
     resumed_step: int
     step: int
     """Last step that rank 0 finished; rows of steps may be dropped, those of checkpoints never are."""
+    crew: tuple[int, ...] = ()
+    """Indices of the pods that they were started in, in the order of ranks."""
     times: RankTimes = field(default_factory=RankTimes)
     exits: dict[int, Exited] = field(default_factory=dict)
     done_step: int | None = None

@@ -19,6 +19,7 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from windlass.api.contract import RankContext, RankEvent
+from windlass.api.meta import Phase
 from windlass_workloads.agent import oom
 from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
@@ -61,6 +62,7 @@ class RankHost:
         self._tell = tell
         self._ranks: dict[int, Rank] = {}
         self._starting: asyncio.Task[None] | None = None
+        self._building: asyncio.Task[None] | None = None
         self._abandoned = asyncio.Event()
         self._saving = False
         self._oom_before = 0
@@ -101,7 +103,21 @@ class RankHost:
             await asyncio.sleep(0.005)
         return True
 
+    async def _build_ahead(self, context: RankContext) -> None:
+        """Has the warm parent make what all ranks begin with. An order to kill does not wait for it."""
+        await first_of(self._warm.ready, self._abandoned)
+        if self._abandoned.is_set() or self._warm.has_built:
+            return
+        loading = RankEvent(type="Phase", at=time.time(), rank=context.rank, phase=Phase.LOAD)
+        self._tell(Said(incarnation=context.incarnation, event=loading))
+        self._building = asyncio.get_running_loop().create_task(self._warm.build_ahead(context))
+        abandoned = asyncio.ensure_future(self._abandoned.wait())
+        await asyncio.wait([self._building, abandoned], return_when=asyncio.FIRST_COMPLETED)
+        abandoned.cancel()
+
     async def _start_all(self, contexts: Sequence[RankContext]) -> None:
+        if contexts and contexts[0].task == "train":
+            await self._build_ahead(contexts[0])
         for context in contexts:
             # Only the wait for a warm parent can be abandoned: a fork that is under way must be answered.
             await first_of(self._warm.ready, self._abandoned)

@@ -165,6 +165,7 @@ def build_report(
             )
             for member in gang.roster
         ],
+        nodes=len(gang.life.crew) if gang.life is not None and gang.life.task == "train" else None,
         wanted="RecreateGang" if gang.wants_gang else "Nothing",
         save_error=view.save_error,
         tracking=view.tracking,

@@ -1,7 +1,8 @@
 """The warm parent: a process that has imported what ranks need and forks them on request.
 
 Started by the agent as `python -m windlass_workloads.agent.warm TASKS SOCKET AGENT`. It runs one
-thread, opens no device and computes nothing: a fork of anything else can hang or poison the child.
+thread, opens no device and computes nothing in parallel: a fork of anything else can hang or poison
+the child. A request with two descriptors asks for a rank; one without asks to build ahead what ranks need.
 With `--rank` it is one rank itself, the slow way, for when forking is not safe.
 """
 
@@ -20,6 +21,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from windlass.api.contract import RankContext
 from windlass_workloads.agent.child import die_with, run_rank
 
 HEADER: Final = struct.Struct("!I")
@@ -90,12 +92,38 @@ def fork_rank(server: socket.socket, data: bytes, descriptors: Sequence[int], ta
     return int(HEADER.unpack(told)[0])
 
 
+def build_ahead(data: bytes, tasks: str) -> dict[str, object]:
+    """Has the tasks module build what ranks of this context begin with: `built`, or why not.
+
+    A failure is not told as one: the rank that meets it again tells it with all that belongs to it.
+    """
+    module = sys.modules[tasks]
+    build = getattr(module, "build_ahead", None)
+    if build is None:
+        return {"built": False, "why": "these tasks have nothing to build"}
+    outcome: dict[str, object]
+    try:
+        outcome = {"built": bool(build(RankContext.model_validate_json(data)))}
+    except Exception as error:  # whatever it is, a rank will meet it again and tell it
+        outcome = {"built": False, "why": f"{type(error).__name__}: {error}"[:500]}
+    gc.collect()
+    gc.freeze()
+    try:
+        check_safe()
+    except Unsafe as error:
+        return {"built": False, "unsafe": str(error)}
+    return outcome
+
+
 def serve(server: socket.socket, tasks: str, agent: int) -> None:
     """Answers requests until the agent closes the socket."""
     while True:
         data, descriptors = receive(server)
         if not data:
             return
+        if not descriptors:
+            answer(server, **build_ahead(data, tasks))
+            continue
         try:
             answer(server, process=fork_rank(server, data, descriptors, tasks, agent))
         except (Unsafe, OSError) as error:

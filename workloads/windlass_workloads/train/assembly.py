@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from windlass.api.contract import Manifest, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Reason
@@ -24,10 +22,9 @@ from windlass_workloads.data.arrays import Index, Split, open_prepared, open_spl
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.data.order import Order
 from windlass_workloads.data.sources import Finder, Roots
-from windlass_workloads.train import meters
-from windlass_workloads.train.adapters import add_adapter
-from windlass_workloads.train.model import LocalModel, check_length, load_model
-from windlass_workloads.train.objectives.supervised import takes_kept
+from windlass_workloads.train import ahead, meters
+from windlass_workloads.train.build import build
+from windlass_workloads.train.model import LocalModel, check_length
 from windlass_workloads.train.pin import pinned_model
 from windlass_workloads.train.plan import Shape, shape_of
 from windlass_workloads.train.precision import Choice, choose
@@ -78,19 +75,6 @@ def open_data(config: RunConfig, name: str) -> Prepared:
     return Prepared(index, open_split(directory / "train"), open_split(directory / "validation"))
 
 
-def build_model(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> Any:
-    """The model with its adapter, on the CPU. New weights depend on the seed alone, on every rank alike."""
-    halves = precision == "BF16" and spec.adapter is not None and spec.parallelism.strategy == "DDP"
-    model = load_model(local, torch.bfloat16 if halves else torch.float32)
-    if spec.training.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if spec.adapter is not None:
-        torch.manual_seed(spec.training.seed)
-        model = add_adapter(model, spec.adapter, base=spec.model.uri.removeprefix("hf://"))
-    model.train()
-    return model
-
-
 def make_strategy(model: Any, setting: Setting) -> Strategy:
     """The spec's strategy around the model. Its library is imported only when it is used."""
     name = setting.spec.parallelism.strategy
@@ -115,14 +99,11 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     check_length(local, spec.data.sequence_length)
     choice = choose(spec.training.precision, hardware_of(runtime.device))
     shape = shape_of(context.config, data.index, context.world_size)
-    model = build_model(local, spec, choice.precision)
-    work, parameters = (
-        meters.work_of(model, recomputed=spec.training.activation_checkpointing),
-        meters.count_parameters(model),
+    built = ahead.take(local, spec, choice.precision) or build(local, spec, choice.precision)
+    setting = Setting(
+        spec, runtime.device, context.world_size, choice.precision, shape.accumulation, built.bit_sums
     )
-    chooses = takes_kept(model)
-    setting = Setting(spec, runtime.device, context.world_size, choice.precision, shape.accumulation)
-    strategy = make_strategy(model, setting)
+    strategy = make_strategy(built.model, setting)
     counters = {"step": 0, "tokens": 0}
     state = strategy.saved_state(counters)
     store = RunStore(context.config.store_path)
@@ -151,9 +132,9 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
         choice=choice,
         strategy=strategy,
         writer=writer,
-        work=work,
-        parameters=parameters,
-        chooses_logits=chooses,
+        work=built.work,
+        parameters=built.parameters,
+        chooses_logits=built.chooses_logits,
         counters=counters,
     )
 

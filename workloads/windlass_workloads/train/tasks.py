@@ -1,4 +1,4 @@
-"""The door for agents: preload in the warm parent, prepare and train in forked ranks.
+"""The door for agents: preload and build_ahead in the warm parent, prepare and train in forked ranks.
 
 Whatever goes wrong becomes one Failure event and an exit code; nothing is raised but SystemExit. Importing this
 module imports torch, and nothing here may start a thread before the fork.
@@ -73,6 +73,14 @@ def _quieten() -> None:
     warnings.filterwarnings(
         "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
     )
+
+
+def build_ahead(context: RankContext, roots: Roots | None = None) -> bool:
+    """Builds in the warm parent what its ranks begin with; False when they will do it themselves."""
+    from windlass_workloads.train import ahead
+    from windlass_workloads.train.assembly import finder_of
+
+    return ahead.build_ahead(context, finder_of(context.config, roots or Roots()))
 
 
 def prepare(context: RankContext, channel: Channel, roots: Roots | None = None) -> None:

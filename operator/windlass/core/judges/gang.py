@@ -199,6 +199,8 @@ def gang_is_partial(facts: Facts) -> Outcome | None:
     refused = max((item for item in facts.seen.refusals if is_of_quota(item)), key=by_count, default=None)
     if refused is None or refused.count < PARTIAL_REFUSALS or not 0 < made < len(facts.slots):
         return None
+    if facts.elastic is not None and facts.leader is not None and made >= facts.elastic.min_nodes:
+        return None
     pause = refusal_pause(refused)
     text = messages.quota_partial(made, len(facts.slots), pause, refused.message)
     gang = replace_members(facts.status.gang, {slot.member.index for slot in facts.slots})
@@ -246,7 +248,7 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     the old one has ended (`agent.succession` of the workloads).
     """
     applies = missing_objects(facts)
-    empty = [slot for slot in facts.slots if slot.pod is None]
+    empty = [slot for slot in facts.slots if slot.pod is None and not yields(facts, slot)]
     if not empty and not applies:
         return None
     refused = refusal(facts)
@@ -264,6 +266,13 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
         creates=tuple(render_member(facts, slot) for slot in empty),
         deletes=facts.deletes(facts.former),
     )
+
+
+def yields(facts: Facts, slot: Slot) -> bool:
+    """Whether a follower is not made yet: the leader's pod has no node, and would compete with it for one."""
+    leader = facts.leader
+    lacks_room = leader is not None and leader.unschedulable is not None
+    return facts.elastic is not None and lacks_room and slot.member.index != 0
 
 
 def is_first_start(facts: Facts) -> bool:
@@ -317,12 +326,18 @@ def render_member(facts: Facts, slot: Slot) -> Manifest:
 
 def refusal(facts: Facts) -> Outcome | None:
     """The API server refused one of our objects not long ago: say so, and wait longer each time."""
-    for item in facts.seen.refusals:
-        left = refusal_pause(item) - (facts.now - item.at).total_seconds()
-        if left > 0:
-            text = messages.refused(item.reason, item.kind, item.name, item.message)
-            return Outcome(facts.state(conditions.stalled(item.reason, text)), requeue_after_seconds=left)
+    for item, left in held_by(facts):
+        text = messages.refused(item.reason, item.kind, item.name, item.message)
+        return Outcome(facts.state(conditions.stalled(item.reason, text)), requeue_after_seconds=left)
     return None
+
+
+def held_by(facts: Facts) -> list[tuple[Refusal, float]]:
+    """Refusals that nothing is tried against yet, each with the seconds until it may be."""
+    waits = [
+        (item, refusal_pause(item) - (facts.now - item.at).total_seconds()) for item in facts.seen.refusals
+    ]
+    return [(item, left) for item, left in waits if left > 0]
 
 
 def gang_is_waiting(facts: Facts) -> Outcome | None:
@@ -357,12 +372,26 @@ def with_pods(facts: Facts) -> Gang:
 
 def gang_is_running(facts: Facts) -> Outcome:
     """All pods run: follow the leader's reports. The last judge, so it always answers."""
-    leader = facts.leader
-    started = facts.status.started_at or (leader.started_at if leader is not None else None) or facts.now
-    update = {"gang": with_pods(facts), "started_at": started, "back_off_until": None}
+    update = {"gang": with_pods(facts), "started_at": started_at(facts), "back_off_until": None}
     aspects, wait = follow(facts)
+    aspects = (*aspects, *whole_again(facts))
     deletes = (*facts.deletes(facts.former), *old_configs(facts))
     return Outcome(facts.state(aspects, **update), deletes=deletes, requeue_after_seconds=wait)
+
+
+def started_at(facts: Facts) -> datetime:
+    """When the run's pods began to run."""
+    leader = facts.leader
+    return facts.status.started_at or (leader.started_at if leader is not None else None) or facts.now
+
+
+def whole_again(facts: Facts) -> tuple[conditions.Aspect, ...]:
+    """The condition Shrunk taken back, if it was there and the ranks of all nodes train."""
+    shrunk = find(facts.job.status.conditions, ConditionType.SHRUNK)
+    whole = facts.report is not None and facts.report.nodes == facts.spec.resources.nodes
+    if shrunk is None or shrunk.status != "True" or not whole:
+        return ()
+    return (conditions.Aspect(ConditionType.SHRUNK, "False", Reason.AS_EXPECTED),)
 
 
 def old_configs(facts: Facts) -> tuple[Delete, ...]:

@@ -161,6 +161,14 @@ def waiting_for_pods(running: int, wanted: int) -> str:
     return f"{running} of {wanted} {plural(wanted, 'pod')} running"
 
 
+def shrunk(nodes: int, wanted: int, why: str) -> str:
+    """NodesMissing."""
+    return hinted(
+        f"training on {nodes} of {wanted} {plural(wanted, 'node')}; {why.partition('. hint: ')[0].rstrip('.')}",
+        "the others are taken back when they come; global batch and order of samples are unchanged",
+    )
+
+
 def agents_starting(pods: int) -> str:
     """Starting, with all pods up."""
     return f"{pods} {plural(pods, 'pod')} running, agents are loading their libraries"

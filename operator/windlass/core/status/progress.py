@@ -63,6 +63,7 @@ def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
     return status.model_copy(
         update={
             "incarnation": report.incarnation,
+            "nodes": report.nodes or status.nodes,
             "progress": progress,
             "plan": with_warnings(report.plan, status.plan) if report.plan else status.plan,
             "checkpoints": report.checkpoints if report.incarnation > 0 else status.checkpoints,

@@ -21,13 +21,17 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a strategy is built from. `accumulation` is the number of micro-batches per rank and step."""
+    """What a strategy is built from. `accumulation` is the number of micro-batches per rank and step.
+
+    `bit_sums` are the sums by which ranks compare their weights, where they are known already (see replicas).
+    """
 
     spec: FineTuneJobSpec
     device: torch.device
     world_size: int
     precision: str
     accumulation: int
+    bit_sums: torch.Tensor | None = None
 
     @property
     def trainable_only(self) -> bool:

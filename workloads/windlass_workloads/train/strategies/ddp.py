@@ -7,14 +7,12 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from windlass.api.meta import Reason
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import ReplicatedState
-from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.train.replicas import require_equal
 from windlass_workloads.train.strategies.base import (
     CPU,
     Setting,
@@ -23,38 +21,6 @@ from windlass_workloads.train.strategies.base import (
     make_optimizer,
     set_rate,
 )
-
-INTEGERS = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint8))
-"""Integer types by their size in bytes, widest first."""
-
-
-def require_equal(model: nn.Module) -> None:
-    """Refuses to train ranks whose weights differ, which a broadcast would only hide. Collective.
-
-    Compares sums of the weights' bits, which unlike sums of numbers do not depend on the processor.
-    """
-    with torch.no_grad():
-        sums = torch.stack([bits_of(each).sum(dtype=torch.int64) for each in model.parameters()])
-    lowest, highest = sums.clone(), sums.clone()
-    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    differing = (lowest != highest).nonzero().flatten().tolist()
-    if differing:
-        names = [name for name, _ in model.named_parameters()]
-        raise WorkloadError(
-            Reason.CONFIGURATION,
-            f"spec.model.uri: ranks read different weights (got {len(differing)} of {len(names)} that differ, first "
-            f"{names[differing[0]]}); allowed the same files on every node.",
-            hint="give all pods the same claim or revision; compare the files' digests.",
-        )
-
-
-def bits_of(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's memory as integers, the widest that fit."""
-    flat = tensor.detach().contiguous().view(-1)
-    size = flat.numel() * flat.element_size()
-    kind = next(kind for width, kind in INTEGERS if size % width == 0)
-    return flat.view(kind)
 
 
 class DDP:
@@ -73,7 +39,7 @@ class DDP:
         self.trained: list[nn.Parameter] = [each for each in self.model.parameters() if each.requires_grad]
         self.module: Any = self.model
         if setting.world_size > 1:
-            require_equal(self.model)
+            require_equal(self.model, setting.bit_sums)
             self.module = DistributedDataParallel(
                 self.model,
                 device_ids=[setting.device] if setting.device.type == "cuda" else None,

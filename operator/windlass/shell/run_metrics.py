@@ -58,7 +58,7 @@ class RunCollector(Collector):
             ),
             GaugeMetricFamily(
                 "windlass_job_wasted_accelerator_seconds",
-                "Accelerators times the seconds of recovering, of steps done again and of back-off.",
+                "Accelerators of the whole gang times the seconds of recovering, of steps done again and of back-off.",
                 labels=job,
             ),
             GaugeMetricFamily(

@@ -88,7 +88,7 @@ def test_schema_refuses_unknown_and_wrong_values_by_name(values: dict[str, Any],
     assert name in str(caught.value)
 
 
-FREE_FORM = {"podAnnotations", "nodeSelector", "requests", "limits"}
+FREE_FORM = {"podAnnotations", "nodeSelector", "requests", "limits", "labels"}
 
 
 def sections(values: dict[str, Any], at: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -81,6 +81,7 @@ def written(decision: Decision) -> dict[str, Any]:
         "requeueAfterSeconds": decision.requeue_after_seconds,
         "orders": decision.orders.to_wire(),
         "confirmAbsent": list(decision.confirm_absent),
+        "annotates": [{item.name: dict(item.annotations)} for item in decision.annotates],
     }
     return {key: value for key, value in everything.items() if value not in (None, [], {})}
 

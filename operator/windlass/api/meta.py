@@ -14,6 +14,7 @@ CATEGORY: Final = "windlass"
 
 MANAGER: Final = "windlass"
 STATUS_MANAGER: Final = "windlass-status"
+NOTICE_MANAGER: Final = "windlass-checkpoint"
 
 LABEL_RUN: Final = f"{GROUP}/run"
 LABEL_KIND: Final = f"{GROUP}/kind"
@@ -23,6 +24,9 @@ LABEL_TICKET: Final = f"{GROUP}/ticket"
 LABEL_ATTEMPT: Final = f"{GROUP}/attempt"
 ANNOTATION_AVOIDS: Final = f"{GROUP}/avoids-nodes"
 """Names of the nodes that a pod may not be placed on, comma-separated: required when it was made."""
+ANNOTATION_CHECKPOINT_STEP: Final = f"{GROUP}/checkpoint-step"
+ANNOTATION_CHECKPOINT_TIME: Final = f"{GROUP}/checkpoint-time"
+CHECKPOINT_ANNOTATIONS: Final = (ANNOTATION_CHECKPOINT_STEP, ANNOTATION_CHECKPOINT_TIME)
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 MANAGED_BY: Final = "windlass"
 

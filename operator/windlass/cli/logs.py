@@ -1,4 +1,4 @@
-"""`windlass logs NAME [--rank N] [-f]`: what agents and ranks printed.
+"""`windlass logs NAME [--rank N] [-f | --failed]`: what agents and ranks printed.
 
 Called by `main`. Agents prefix the lines of their ranks with `[rank N]`; this finds the right pod for a
 rank and joins several pods' lines. It must never change anything.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import argparse
 import queue
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+from windlass.cli import kept_log
 from windlass.cli.access import Access, index_of
 from windlass.cli.errors import CliError
 
@@ -19,6 +21,8 @@ from windlass.cli.errors import CliError
 def logs_command(options: argparse.Namespace, access: Access) -> int:
     """Print the lines; with -f until the pods end."""
     job = access.job(options.name)
+    if options.failed:
+        return print_failed(job, options, access)
     pods = access.pods(options.name)
     if not pods:
         raise CliError(
@@ -31,6 +35,20 @@ def logs_command(options: argparse.Namespace, access: Access) -> int:
     for pod, text in lines(access, names, follow=options.follow, tail=options.tail):
         if options.rank is None or text.startswith(f"[rank {options.rank}]"):
             print(text if len(names) == 1 else f"{pod}: {text}", flush=True)
+    return 0
+
+
+def print_failed(job: dict[str, Any], options: argparse.Namespace, access: Access) -> int:
+    """Print the kept log of the rank that failed first, the newest; which one it is goes to standard error."""
+    if options.follow:
+        raise CliError(
+            "--failed: cannot be followed (got -f); allowed: --rank, --tail. hint: leave -f out", status=2
+        )
+    found = kept_log.failed_log(access, job, options.rank)
+    print(f"rank {found.rank}, failed first in incarnation {found.incarnation}:", file=sys.stderr)
+    skipped = max(len(found.lines) - options.tail, 0) if options.tail is not None else 0
+    for text in found.lines[skipped:]:
+        print(text)
     return 0
 
 

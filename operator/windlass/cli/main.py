@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from windlass.cli.errors import CliError
+
+if TYPE_CHECKING:
+    from windlass.cli.access import Access
 
 EXIT_INTERRUPTED = 130
 
@@ -63,12 +66,19 @@ def online(commands: Any) -> None:
     logs = commands.add_parser("logs", help="what agents and ranks printed")
     logs.add_argument("name")
     logs.add_argument("--rank", type=int, help="only this rank")
+    logs.add_argument("--failed", action="store_true", help="kept log of the rank that failed first")
     logs.add_argument("-f", "--follow", action="store_true")
     logs.add_argument("--tail", type=int, help="only the last lines of each pod")
     fetch = commands.add_parser("fetch", help="copy a job's output to this machine")
     fetch.add_argument("name")
     fetch.add_argument("--to", help="directory; the job's name when left out")
-    for command in (status, logs, fetch):
+    report = commands.add_parser("report", help="write a run's life as one HTML file")
+    report.add_argument("name", nargs="?", help="job; may be left out when -f holds one")
+    report.add_argument("-o", "--output", metavar="FILE", help="HTML file, or - (default: NAME.html)")
+    report.add_argument(
+        "-f", "--file", metavar="FILE", help="YAML of the job with its status; needs no cluster"
+    )
+    for command in (status, logs, fetch, report):
         cluster_options(command)
 
 
@@ -102,22 +112,28 @@ def run(arguments: Sequence[str]) -> int:
         from windlass.cli.images import images_command
 
         return images_command(options)
+    if options.command == "report":
+        from windlass.cli.report import report_command
+
+        return report_command(options, lambda: connection(options))
     return run_online(options)
+
+
+def connection(options: argparse.Namespace) -> Access:
+    """The cluster that the options name. Raises CliError."""
+    from windlass.cli.access import connect
+
+    return connect(kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace)
 
 
 def run_online(options: argparse.Namespace) -> int:
     """Commands that (may) need a cluster."""
-    from windlass.cli import access, chat, fetch, logs, status
-
-    def connect() -> access.Access:
-        return access.connect(
-            kubeconfig=options.kubeconfig, context=options.context, namespace=options.namespace
-        )
+    from windlass.cli import chat, fetch, logs, status
 
     if options.command == "chat":
-        return chat.chat_command(options, connect)
+        return chat.chat_command(options, lambda: connection(options))
     command = {"status": status.status_command, "logs": logs.logs_command, "fetch": fetch.fetch_command}
-    return command[options.command](options, connect())
+    return command[options.command](options, connection(options))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Exclusion, Reason
 from windlass.api.status import Condition, RecoveryRecord
+from windlass.cli import timeline
 from windlass.core.observed import parse_status
 from windlass.core.status import messages
 from windlass.core.status.events import DEGRADATIONS
@@ -25,8 +26,9 @@ def describe(job: dict[str, Any]) -> str:
     blocks = [
         [heading(job, status), *progress_lines(status)],
         plan_lines(status),
+        timeline_lines(job, status),
         ledger_lines(status),
-        recovery_lines(status),
+        recovery_lines(job, status),
         suspect_lines(status),
         goodput_lines(status),
         trouble_lines(status),
@@ -131,9 +133,26 @@ def ledger_lines(status: FineTuneJobStatus) -> list[str]:
     return ["checkpoints (verified, newest first)", *lines] if lines else []
 
 
-def recovery_lines(status: FineTuneJobStatus) -> list[str]:
-    """What died, how the run went on and what it cost."""
-    return ["recoveries", *(recovery_line(row) for row in status.recoveries)] if status.recoveries else []
+def timeline_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+    """The run's life as bars over time; nothing before anything has a time."""
+    story = timeline.tell(job, status)
+    if story is None:
+        return []
+    return [
+        f"timeline    {duration(story.length)} since {story.begin:%Y-%m-%d %H:%M:%S} UTC",
+        *timeline.draw(story, status),
+    ]
+
+
+def recovery_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+    """When what died, how the run went on and what it cost."""
+    begin = timeline.created_at(job)
+    lines = [
+        recovery_line(row)
+        + (f", {duration(timeline.seconds(begin, row.at))} after creation" if begin and row.at else "")
+        for row in status.recoveries
+    ]
+    return ["recoveries", *lines] if lines else []
 
 
 def recovery_line(row: RecoveryRecord) -> str:

@@ -28,6 +28,15 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Annotate:
+    """Set these annotations of one pod, only if it still has this UID; all other fields stay as they are."""
+
+    name: str
+    uid: str
+    annotations: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """A Kubernetes event about the run."""
 
@@ -38,7 +47,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One small step. Order: confirm, status, applies, creates, deletes, events, requeue.
+    """One small step. Order: confirm, status, applies, creates, deletes, events, annotates, requeue.
 
     `status` is the whole new status in wire form, None when nothing changed. `creates` are pods, to be
     POSTed; 409 is success if the existing pod's owner is this run. `confirm_absent` names pods whose
@@ -53,8 +62,10 @@ class Decision:
     requeue_after_seconds: float | None = None
     orders: Orders = field(default_factory=Orders)
     confirm_absent: tuple[str, ...] = ()
+    annotates: tuple[Annotate, ...] = ()
 
     @property
     def is_idle(self) -> bool:
         """Whether this step writes nothing."""
-        return self.status is None and not (self.applies or self.creates or self.deletes or self.events)
+        writes = self.applies or self.creates or self.deletes or self.events or self.annotates
+        return self.status is None and not writes

@@ -124,6 +124,8 @@ class PodView:
     disruption: str | None = None
     # Nodes that it may not be placed on, as it was made.
     avoids: tuple[str, ...] = ()
+    # Step and time of the checkpoint that the pod's annotations name.
+    noticed: tuple[str, str] | None = None
     # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
     warning: str | None = None
 
@@ -175,6 +177,7 @@ class PodView:
             terminated_reason=ended.get("reason"),
             termination_message=ended.get("message") or "",
             unschedulable=scheduled.get("message", "no node fits") if refused else None,
+            noticed=noticed(metadata.get("annotations") or {}),
             disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
             avoids=names_in((metadata.get("annotations") or {}).get(meta.ANNOTATION_AVOIDS)),
             warning=warning,
@@ -184,6 +187,12 @@ class PodView:
 def names_in(text: str | None) -> tuple[str, ...]:
     """The names in a comma-separated annotation."""
     return tuple(name for name in (text or "").split(",") if name)
+
+
+def noticed(annotations: Wire) -> tuple[str, str] | None:
+    """The checkpoint that a pod's annotations name; None unless both are there."""
+    step, time = (annotations.get(key) for key in meta.CHECKPOINT_ANNOTATIONS)
+    return (str(step), str(time)) if step is not None and time is not None else None
 
 
 def label_number(labels: Wire, key: str) -> int:

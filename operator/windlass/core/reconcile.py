@@ -12,6 +12,7 @@ from typing import Any, Final
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
 from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.checkpoints.notice import notices
 from windlass.core.decision import Decision, Delete, Event
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
@@ -44,7 +45,8 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     if not outcome.quiet:
         status, held_seconds = status_to_write(facts, outcome.status)
     written = FineTuneJobStatus.model_validate(status) if status is not None else None
-    waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome)]
+    annotates, notice_seconds = notices(facts, outcome)
+    waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
     forced = forced_deletes(facts)
     return Decision(
@@ -60,6 +62,7 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         requeue_after_seconds=min((wait for wait in waits if wait is not None), default=None),
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),
+        annotates=annotates,
     )
 
 

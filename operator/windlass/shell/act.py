@@ -20,6 +20,7 @@ from windlass.shell.client import Client, Json
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
 from windlass.shell.logging import logger
+from windlass.shell.notices import NoticeBoard
 from windlass.shell.observe import Caches, Memory
 from windlass.shell.postbox import Recorder
 from windlass.shell.resources import FINE_TUNE_JOBS, PODS, of
@@ -61,6 +62,7 @@ class Actor:
         self._client = client
         self._caches = caches
         self._recorder = recorder
+        self._noticeboard = NoticeBoard(client, caches, clock=clock)
         self._clock = clock.monotonic
         self._now = clock.now
 
@@ -84,6 +86,7 @@ class Actor:
             refused = await self._create_all(job, decision.creates, memory)
         await self._delete_all(job, decision.deletes)
         await self._tell(job, decision)
+        await self._noticeboard.post(job, decision.annotates)
         return Done(self._client.writes - before, again=refused)
 
     async def _tell(self, job: Json, decision: Decision) -> None:

@@ -185,10 +185,10 @@ class Client:
             if not token:
                 return Listing(items, str(metadata.get("resourceVersion", "")))
 
-    async def apply(self, resource: Resource, body: Json) -> Json:
-        """Server-side apply of the whole intent with field manager `windlass`, taking over conflicting fields."""
+    async def apply(self, resource: Resource, body: Json, *, manager: str = MANAGER) -> Json:
+        """Server-side apply of the manager's whole intent, taking over conflicting fields."""
         metadata = body["metadata"]
-        params = (("fieldManager", MANAGER), ("force", "true"))
+        params = (("fieldManager", manager), ("force", "true"))
         path = resource.path(metadata.get("namespace"), metadata["name"])
         return await self.send(Request("PATCH", path, params, body, APPLY))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from windlass.shell.clock import utc_now
+from windlass.shell.run_metrics import RecoveryMeter, RunCollector
 
 Json = dict[str, Any]
 SECONDS: Final = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
@@ -148,17 +152,17 @@ class Metrics:
             "Events not recorded because of the rate limit or a full box.",
             registry=registry,
         )
-        self.recoveries = Counter(
-            "windlass_job_recoveries",
-            "Recoveries since this process leads.",
-            ["namespace", "name", "rung", "failure_class"],
-            registry=registry,
-        )
-        self._last_recovery: dict[tuple[str, str, str], int] = {}
+        self.meter = RecoveryMeter(registry)
 
-    def show_jobs(self, jobs: Callable[[], Iterable[Json]], is_leader: Callable[[], bool]) -> None:
+    def show_jobs(
+        self,
+        jobs: Callable[[], Iterable[Json]],
+        is_leader: Callable[[], bool],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         """Add the numbers of jobs."""
         self.registry.register(JobCollector(jobs, is_leader))
+        self.registry.register(RunCollector(jobs, is_leader, now))
 
     # Names of client.Observer and queue.QueueObserver.
 
@@ -183,26 +187,12 @@ class Metrics:
         self.queue_retries.inc()
 
     def count_recoveries(self, job: Json) -> None:
-        """Count rows of `status.recoveries` that were not there at the last look; the first look counts none."""
-        metadata = job["metadata"]
-        identity = (metadata["namespace"], metadata["name"], metadata["uid"])
-        rows = (job.get("status") or {}).get("recoveries") or []
-        newest = max((int(row.get("incarnation", 0)) for row in rows), default=0)
-        last = self._last_recovery.get(identity)
-        self._last_recovery[identity] = max(newest, last or 0)
-        if last is None:
-            return
-        for row in rows:
-            if int(row.get("incarnation", 0)) > last:
-                self.recoveries.labels(*identity[:2], row.get("rung", ""), row.get("class", "")).inc()
+        """Take in what is new in `status.recoveries`."""
+        self.meter.look(job)
 
     def forget(self, job: Json) -> None:
         """The job is gone: its series end."""
-        metadata = job["metadata"]
-        self._last_recovery.pop((metadata["namespace"], metadata["name"], metadata["uid"]), None)
-        for labels in list(self.recoveries._metrics):
-            if labels[:2] == (metadata["namespace"], metadata["name"]):
-                self.recoveries.remove(*labels)
+        self.meter.forget(job)
 
     def render(self) -> bytes:
         """The text that /metrics answers."""
@@ -214,12 +204,15 @@ def document() -> str:
     metrics = Metrics()
     rows = []
     collectors: list[Any] = [
-        value for value in vars(metrics).values() if isinstance(value, Counter | Gauge | Histogram)
+        value
+        for holder in (metrics, metrics.meter)
+        for value in vars(holder).values()
+        if isinstance(value, Counter | Gauge | Histogram)
     ]
     for one in collectors:
         suffix = "_total" if isinstance(one, Counter) else ""
         rows.append((one._name + suffix, one._type, ", ".join(one._labelnames), one._documentation))
-    for family in JobCollector.families():
+    for family in (*JobCollector.families(), *RunCollector.families()):
         suffix = "_total" if isinstance(family, CounterMetricFamily) else ""
         rows.append((family.name + suffix, family.type, ", ".join(family._labelnames), family.documentation))
     lines = [

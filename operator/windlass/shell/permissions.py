@@ -36,7 +36,8 @@ CLUSTER_RULES: Final = (
     # `delete` is for ttlSecondsAfterFinished; the spec is never written.
     Rule(GROUP, ("finetunejobs",), (*READ, "delete")),
     Rule(GROUP, ("finetunejobs/status",), ("patch",)),
-    Rule("", ("pods",), (*READ, "create", "delete")),
+    # `patch` is for two annotations; the chart's admission policy refuses this account any other change of a pod.
+    Rule("", ("pods",), (*READ, "create", "patch", "delete")),
     Rule("", ("services",), (*READ, "create", "patch")),
     # `delete` is for the configuration of an attempt that is over.
     Rule("", ("configmaps",), (*READ, "create", "patch", "delete")),

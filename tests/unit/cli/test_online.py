@@ -37,7 +37,16 @@ def condition(kind: str) -> dict[str, Any]:
 
 def options(**values: Any) -> argparse.Namespace:
     return argparse.Namespace(
-        **{"name": "a", "watch": False, "json": False, "rank": None, "follow": False, "tail": None} | values
+        **{
+            "name": "a",
+            "watch": False,
+            "json": False,
+            "rank": None,
+            "follow": False,
+            "failed": False,
+            "tail": None,
+        }
+        | values
     )
 
 

@@ -312,7 +312,7 @@ def test_recoveries_since_the_last_look(rows: list[int], more: list[int], counte
     look(more)
     total = sum(
         sample.value
-        for metric in metrics.recoveries.collect()
+        for metric in metrics.meter.counter.collect()
         for sample in metric.samples
         if sample.name.endswith("_total")
     )

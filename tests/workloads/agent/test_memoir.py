@@ -15,6 +15,7 @@ import pytest
 from windlass.api.contract import BudgetUse, IncarnationCause, RankEvent, Verdict
 from windlass.api.meta import FailureClass, Phase, Rung
 from windlass.api.status import Output, Plan, TrackingStatus
+from windlass.cli import kept_log
 from windlass.core.checkpoints.choose import RESUME_FROM
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent import timeline
@@ -174,6 +175,8 @@ def test_the_log_of_who_failed_first_is_kept_beside_its_incarnation(store: RunSt
     memoir.note(ev.KeepLog(incarnation=7, rank=3, lines=("one", "zwölf")))
     written(memoir)
     assert store.read("logs/incarnation-00000007-rank-3.log").decode() == "one\nzwölf\n"
+    # Where `windlass logs --failed` looks for it.
+    assert kept_log.read_local(store.root / kept_log.FOLDER) == [kept_log.Kept(7, 3, ("one", "zwölf"))]
 
 
 def test_stacks_are_kept_beside_the_log_of_the_same_rank(store: RunStore, memoir: Memoir) -> None:

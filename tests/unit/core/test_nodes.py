@@ -116,14 +116,14 @@ LOST, DEVICE = SuspectReason.NODE_LOST, SuspectReason.DEVICE_ERROR
 LOSSES = [
     ("moved by the leader", LET_GO, Rung.OTHER_NODE, {"node-1": (DEVICE, STRICT)}),
     ("left in peace", PARTED, Rung.RECREATE_POD, {}),
-    pytest.param(
-        "node lost", DEAD, Rung.OTHER_NODE, {"node-1": (LOST, SOFT)}, marks=pytest.mark.fault("F24")
-    ),
-    pytest.param("refused by the kubelet", REFUSED, Rung.RECREATE_POD, {}, marks=pytest.mark.fault("F34")),
+    ("node lost", DEAD, Rung.OTHER_NODE, {"node-1": (LOST, SOFT)}),
+    ("refused by the kubelet", REFUSED, Rung.RECREATE_POD, {}),
     ("crashed", an_ended_pod(1, 2, exit_code=17), Rung.RECREATE_POD, {}),
 ]
 
 
+@pytest.mark.fault("F24")
+@pytest.mark.fault("F34")
 @pytest.mark.parametrize(("name", "pod", "rung", "suspects"), LOSSES)
 def test_which_losses_speak_against_the_node(
     name: str, pod: Any, rung: Rung, suspects: dict[str, Any]

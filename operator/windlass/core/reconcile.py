@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.cost import Moment, charge
 from windlass.core.decision import Decision
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
@@ -71,13 +72,27 @@ def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, 
         wait = progress_wait(facts, status)
         if wait is None or wait > 0:
             return None, wait
-    return status.model_copy(update={"goodput": goodput(facts, status)}).to_wire(), None
+    return with_accounts(facts, status).to_wire(), None
+
+
+def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status with its seconds and its money as of this write."""
+    account_of_seconds = goodput(facts, status)
+    size = facts.job.spec.resources if facts.job.spec is not None else None
+    moment = Moment(
+        now=facts.now,
+        pods=facts.pods,
+        seconds=account_of_seconds.seconds,
+        accelerators=size.nodes * size.accelerator.count if size is not None else 0,
+    )
+    cost = charge(facts.settings.prices, facts.job.status.cost, moment)
+    return status.model_copy(update={"goodput": account_of_seconds, "cost": cost})
 
 
 def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
     """What is written at once when it changes."""
     data = status.to_wire()
-    for name in ("progress", "goodput"):
+    for name in ("progress", "goodput", "cost"):
         data.pop(name, None)
     tracking = data.get("tracking")
     if isinstance(tracking, dict):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from windlass.core.cost import PriceList
+
 
 @dataclass(frozen=True, slots=True)
 class HostRootMount:
@@ -30,3 +32,4 @@ class RenderSettings:
     report_server_name: str = ""
     report_interval_seconds: float = 2.0
     ca_pem: str = ""
+    prices: PriceList | None = None

@@ -166,6 +166,7 @@ class Operator:
             report_url=url if certificate is not None else None,
             report_server_name=settings.report_host,
             ca_pem=certificate.authority_pem() if certificate is not None else "",
+            prices=settings.prices,
         )
 
     def _set_gauges(self) -> None:

@@ -159,3 +159,22 @@ def test_an_exit_code_and_a_lost_pod_are_told_apart() -> None:
     ]
     said = view.describe(job(recoveries=rows))
     assert "rank 1 (exit 1, Crash)" in said and "a-1-2 (lost, Crash)" in said
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        (
+            {"currency": "EUR", "total": "1.5", "ratePerHour": "10.368", "wasted": "0.25"},
+            "cost        1.5 EUR, 10.368 EUR per hour now, 0.25 EUR lost to failures",
+        ),
+        ({"currency": "USD", "total": "0", "ratePerHour": "0"}, "cost        0 USD, 0 USD per hour now"),
+    ],
+)
+def test_cost_is_shown_beside_goodput(cost: dict[str, Any], said: str) -> None:
+    text = view.describe({"metadata": {"name": "ft"}, "status": {"cost": cost}})
+    assert said in text.splitlines()
+
+
+def test_without_prices_there_is_no_word_of_cost() -> None:
+    assert "cost" not in view.describe({"metadata": {"name": "ft"}, "status": {"progress": {"step": 1}}})

@@ -17,6 +17,7 @@ from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
 from windlass.core.observed import Job, Observed
+from windlass.core.planning.estimate import with_memory_advice
 from windlass.core.settings import RenderSettings
 from windlass.core.status.events import events_between
 
@@ -67,6 +68,8 @@ def deadline_wait(facts: Facts, outcome: Outcome) -> float | None:
 def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:
     """The status in wire form if it is to be written now; else None, and when to look again."""
     status = status.model_copy(update={"observed_generation": facts.job.generation})
+    if facts.job.spec is not None:
+        status = with_memory_advice(status, facts.job.spec)
     before = facts.job.status
     if weighty(status) == weighty(before):
         wait = progress_wait(facts, status)

@@ -228,3 +228,28 @@ def test_money_alone_is_no_reason_to_write() -> None:
             break
         settled = settled.after(decision)
     assert decide(settled.build(), seen, at(3700), priced).status is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "read"),
+    [
+        (
+            {"cpu": "500m", "memory": "16Gi", "nvidia.com/gpu": "2"},
+            (("cpu", "500m"), ("memory", "16Gi"), ("nvidia.com/gpu", "2")),
+        ),
+        ({"cpu": 2}, (("cpu", "2"),)),
+        ({"memory": "1e9", "cpu": "1"}, (("cpu", "1"),)),
+        (None, ()),
+    ],
+)
+def test_what_a_pod_asks_for_is_read_from_its_only_container(asked: object, read: object) -> None:
+    resources = {"requests": asked} if asked is not None else None
+    body = {
+        "metadata": {"name": "triage-0-1", "uid": "u"},
+        "spec": {"containers": [{"name": "agent", "resources": resources}]},
+    }
+    assert PodView.from_wire(body).requests == read
+
+
+def test_a_pod_without_containers_asks_for_nothing() -> None:
+    assert PodView.from_wire({"metadata": {"name": "triage-0-1", "uid": "u"}}).requests == ()

@@ -67,7 +67,7 @@ def test_what_is_held_at_rest(
     assert held == (weights * 1e6, gradients * 1e6, optimizer * 1e6)
 
 
-def test_logits_and_log_probabilities_have_gradients_all_in_fp32() -> None:
+def test_logits_are_counted_four_times_in_fp32() -> None:
     assert rank_memory(FULL, ALONE).logits == 512 * 16_000 * 16
 
 

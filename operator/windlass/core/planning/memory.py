@@ -15,12 +15,14 @@ from windlass.core.planning.shape import ModelShape
 WHOLE: Final = 4
 HALF: Final = 2
 MOMENTS: Final = 2 * WHOLE
-# Logits, log-probabilities and the gradients of both, all in fp32: as many were measured at the peak.
+# fp32 copies of the logits at the peak. Autograd accounts for three (log-probabilities and two gradients); the
+# fourth is fitted to measurements, see docs/concepts/plan-and-cost.md.
 LOSS_BYTES: Final = 4 * WHOLE
 # Above this, DeepSpeed sends gradients in several pieces (its reduce_bucket_size, in elements).
 BUCKET: Final = 500_000_000
 
 Sharing = Literal["DDP", "FSDP", "ZeRO-1", "ZeRO-2", "ZeRO-3"]
+STAGES: Final[tuple[Sharing, ...]] = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None
     if spec.parallelism.strategy == "FSDP":
         sharing = "FSDP"
     elif stage is not None:
-        sharing = ("ZeRO-1", "ZeRO-2", "ZeRO-3")[stage - 1]  # type: ignore[assignment]
+        sharing = STAGES[stage - 1]
     return Workload(
         sharing=sharing,
         world=world,

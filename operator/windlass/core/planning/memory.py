@@ -136,7 +136,8 @@ def gathered_bytes(shape: ModelShape, load: Workload) -> int:
         return HALF * shape.trained if load.half else 0
     if load.sharing == "FSDP":
         table, layer = shape.table_parameters, shape.layer_parameters
-        weights = size * (table + 2 * layer)
+        # The table is there twice for a while, in the buffer of the gathering and as weights: fitted as well.
+        weights = size * 2 * (table + layer)
         if load.accumulation > 1:
             return weights + WHOLE * shape.trained
         return weights + int(part * size * (table + layer))

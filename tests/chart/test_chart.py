@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from windlass.shell.permissions import cluster_rules, namespace_rules, node_rules
+from windlass.shell.settings import price_list
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "windlass"
@@ -32,6 +33,7 @@ EXTREMES = [
     {"operator": {"watchNamespaces": ["a", NAMESPACE], "replicas": 1, "podDisruptionBudget": False}},
     {"operator": {"watchNamespaces": ["a"], "nodeAwareness": {"enabled": True, "healthTaints": []}}},
     {"admission": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"podMonitor": True}},
+    {"prices": {"currency": "USD", "perHour": {"cpu": "0.03", "nvidia.com/gpu": "2.5"}}},
     {"imagePullSecrets": ["one"], "operator": {"tolerations": [{"key": "x", "operator": "Exists"}]}},
 ]
 
@@ -283,3 +285,36 @@ def test_mlflow_knows_its_own_names() -> None:
     ]
     hosts = next(part for part in command if part.startswith("--allowed-hosts="))
     assert f"windlass-mlflow.{NAMESPACE}:5000" in hosts
+
+
+def operator_variable(values: dict[str, Any], name: str) -> str:
+    (deployment,) = of_kind(render(values), "Deployment", "operator")
+    variables = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    return str(next(row["value"] for row in variables if row["name"] == name))
+
+
+def test_prices_reach_the_operator_as_they_were_written() -> None:
+    written = {"currency": "USD", "perHour": {"cpu": "0.030", "memoryGiB": "0.004", "nvidia.com/gpu": "2.5"}}
+    text = operator_variable({"prices": written}, "WINDLASS_PRICES")
+    found = price_list(text)
+    assert found is not None and found.currency == "USD"
+    assert {name: str(price) for name, price in found.per_hour.items()} == written["perHour"]
+
+
+def test_without_prices_the_operator_gets_no_list() -> None:
+    assert operator_variable({}, "WINDLASS_PRICES") == ""
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"perHour": {"cpu": 0.03}},
+        {"perHour": {"cpu": "three"}},
+        {"perHour": {"memory": "0.03"}},
+        {"currency": "EUR/h"},
+        {"perMinute": {}},
+    ],
+)
+def test_the_schema_refuses_prices_that_are_none(prices: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match="prices"):
+        render({"prices": prices})

@@ -76,6 +76,7 @@ JOB_COLUMNS: Final = (
     Column("Tokens/s", "number", ".status.progress.tokensPerSecond", "Trained tokens per second.", wide=True),
     Column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilisation, 0 to 1.", wide=True),
     Column("Checkpoint", "string", ".status.checkpoints[0].name", "Newest verified checkpoint.", wide=True),
+    Column("Cost", "string", ".status.cost.total", "Cost so far, by the operator's price list.", wide=True),
     Column("Model", "string", ".spec.model.uri", "Model that the job started from.", wide=True),
     Column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )

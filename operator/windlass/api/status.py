@@ -78,6 +78,27 @@ class Progress(StatusModel):
     """When this was reported."""
 
 
+class PlannedMemory(StatusModel):
+    """Predicted peak memory that one rank adds to its pod, by what it holds. All in bytes."""
+
+    weights: int = 0
+    """Weights at rest."""
+    gradients: int = 0
+    """Gradients at rest."""
+    optimizer: int = 0
+    """State of the optimiser."""
+    activations: int = 0
+    """What the forward pass keeps for the backward pass, at the longest rows."""
+    logits: int = 0
+    """Log-probabilities over the vocabulary and their gradients, at the longest rows."""
+    gathered: int = 0
+    """Weights and gradients that are whole for a while, and casts of weights."""
+    total: int = 0
+    """Sum of the above: memory of the accelerator where there is one, else of the pod."""
+    checkpoint_copy: int = 0
+    """Copy of the state that a save writes from, in the pod's memory beside the total."""
+
+
 class Plan(StatusModel):
     """What the run will do: arithmetic from the spec first, then what preflight found."""
 
@@ -99,6 +120,10 @@ class Plan(StatusModel):
     """Parameters of the model."""
     trainable_parameters: int | None = None
     """Parameters that are trained."""
+    memory_per_rank: PlannedMemory | None = None
+    """Predicted peak memory of a rank; left out while the model's sizes are not known."""
+    checkpoint_bytes: int | None = None
+    """Predicted size of one checkpoint. Unit: bytes."""
     precision: str | None = None
     """Numbers used, as chosen."""
     precision_reason: str | None = None
@@ -282,6 +307,50 @@ class Goodput(StatusModel):
     """Steps done again over the life of the run."""
 
 
+class HeldPod(StatusModel):
+    """A pod and the seconds for which it has held what it asks for."""
+
+    uid: str
+    """UID of the pod."""
+    since: datetime
+    """When it was scheduled."""
+    rate_per_hour: str = "0"
+    """Price of an hour of its requests, in the currency of the list."""
+    seconds: float = 0.0
+    """Seconds from then until its container ended, or until the last measurement."""
+    ended: bool = False
+    """Whether its container has ended."""
+
+
+class Cost(StatusModel):
+    """Price times measured seconds of what the pods ask for. Only there when the operator has a price list."""
+
+    currency: str = ""
+    """Currency of the amounts."""
+    total: str = "0"
+    """Cost of the run so far, a decimal."""
+    wasted: str = "0"
+    """What the seconds of goodput's recovering, reworked and backOff cost at gangRatePerHour, at most the total."""
+    rate_per_hour: str = "0"
+    """Price of an hour of the pods that hold something now."""
+    gang_rate_per_hour: str = "0"
+    """Highest price per hour that the pods have come to together."""
+    basis: dict[str, str] = {}
+    """Prices per hour by resource that this job is charged by: those of the list when it was first seen."""
+    pod_seconds: float = 0.0
+    """Seconds for which pods held what they ask for, over all pods."""
+    wasted_accelerator_seconds: float = 0.0
+    """Accelerators of the gang times the seconds of goodput's recovering, reworked and backOff."""
+    settled: str = "0"
+    """Price per hour times seconds of pods that are gone; divided by 3600 it is money."""
+    settled_seconds: float = 0.0
+    """Seconds of those pods."""
+    held: Annotated[list[HeldPod], Field(max_length=8192)] = []
+    """Pods that are there."""
+    measured_at: datetime | None = None
+    """When this was measured."""
+
+
 class Output(StatusModel):
     """What the run produced."""
 
@@ -390,6 +459,8 @@ class JobStatus(StatusModel):
     """The last recoveries, newest last."""
     goodput: Goodput = Field(default_factory=Goodput)
     """What the time went into."""
+    cost: Cost | None = None
+    """What it has cost."""
     last_failure: Failure | None = None
     """The last failure."""
     counters: Counters = Field(default_factory=Counters)

@@ -41,7 +41,7 @@ def offline(commands: Any) -> None:
     """Commands on manifests."""
     texts = {
         "validate": "say what the API server would refuse, without one",
-        "plan": "say what a job will do: ranks, steps, checkpoints",
+        "plan": "say what a job will do and need: ranks, steps, memory, checkpoints",
         "render": "print every object the operator would make",
     }
     for name, text in texts.items():
@@ -51,6 +51,11 @@ def offline(commands: Any) -> None:
         )
         if name == "plan":
             command.add_argument("--rows", type=int, help="number of training rows, where known")
+            command.add_argument(
+                "--model-config",
+                metavar="FILE",
+                help="the model's config.json, for memory and checkpoint sizes",
+            )
         if name == "render":
             command.add_argument("-n", "--namespace", help="namespace where the manifest names none")
             command.add_argument("--image", default="windlass-workload", help="workload image")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from windlass.api.meta import GROUP
 from windlass.api.validation import validate as problems_of
 from windlass.cli.documents import Source, read
 from windlass.cli.errors import CliError
+from windlass.cli.sizes import size_rows, with_model
 from windlass.core.observed import Job
 from windlass.core.plan import arithmetic_plan
 from windlass.core.render.gang import whole_gang
@@ -43,10 +45,12 @@ def validate_command(options: argparse.Namespace) -> int:
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Print world size, accumulation, steps and warnings of each job."""
+    """Print world size, accumulation, steps, sizes where the model is known, and warnings of each job."""
     for source in _valid(read(options.file)):
         spec = FineTuneJobSpec.model_validate(source.document["spec"])
         made = arithmetic_plan(spec, rows=options.rows)
+        if options.model_config is not None:
+            made = with_model(made, spec, Path(options.model_config))
         print(f"{_title(source.document)}")
         rows = [
             ("ranks", f"{made.world_size} ({spec.resources.nodes} nodes x {spec.resources.ranks_per_node})"),
@@ -55,7 +59,7 @@ def plan_command(options: argparse.Namespace) -> int:
             ("steps", str(made.total_steps) if made.total_steps is not None else _why_unknown(options.rows)),
             ("checkpoints", _checkpoints(spec, made.total_steps)),
         ]
-        for name, value in rows:
+        for name, value in [*rows, *size_rows(spec, made)]:
             print(f"  {name:<14} {value}")
         for warning in made.warnings:
             print(f"  warning: {warning}")

@@ -30,7 +30,7 @@ def describe(job: dict[str, Any]) -> str:
         ledger_lines(status),
         recovery_lines(job, status),
         suspect_lines(status),
-        goodput_lines(status),
+        [*goodput_lines(status), *cost_lines(status)],
         trouble_lines(status),
         result_lines(status),
     ]
@@ -200,6 +200,17 @@ def goodput_lines(status: FineTuneJobStatus) -> list[str]:
     parts = sorted(goodput.seconds.model_dump().items(), key=lambda item: -item[1])
     spent = ", ".join(f"{name.replace('_', ' ')} {duration(value)}" for name, value in parts if value >= 0.5)
     return [f"goodput     {goodput.ratio:.1%} of {duration(goodput.since_admission)}: {spent}"]
+
+
+def cost_lines(status: FineTuneJobStatus) -> list[str]:
+    """Money so far, if the operator has prices."""
+    cost = status.cost
+    if cost is None:
+        return []
+    facts = [f"{cost.total} {cost.currency}", f"{cost.rate_per_hour} {cost.currency} per hour now"]
+    if cost.wasted != "0":
+        facts.append(f"{cost.wasted} {cost.currency} lost to failures")
+    return [f"cost        {', '.join(facts)}"]
 
 
 def trouble_lines(status: FineTuneJobStatus) -> list[str]:

@@ -6,6 +6,7 @@ Views hold only what a judge reads. They must never hold data of secrets or of u
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,9 +18,11 @@ from windlass.api import meta
 from windlass.api.contract import Report
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import Reason
+from windlass.api.quantities import QUANTITY
 from windlass.api.validation import validate
 
 Wire = Mapping[str, Any]
+PLAIN = re.compile(QUANTITY)
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -128,6 +131,8 @@ class PodView:
     noticed: tuple[str, str] | None = None
     # The newest warning event about the pod, where the shell looked for one (mounts are told by events only).
     warning: str | None = None
+    # What its container asks for, by resource, as quantities.
+    requests: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_terminal(self) -> bool:
@@ -181,6 +186,7 @@ class PodView:
             disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
             avoids=names_in((metadata.get("annotations") or {}).get(meta.ANNOTATION_AVOIDS)),
             warning=warning,
+            requests=requests_of(spec),
         )
 
 
@@ -193,6 +199,13 @@ def noticed(annotations: Wire) -> tuple[str, str] | None:
     """The checkpoint that a pod's annotations name; None unless both are there."""
     step, time = (annotations.get(key) for key in meta.CHECKPOINT_ANNOTATIONS)
     return (str(step), str(time)) if step is not None and time is not None else None
+
+
+def requests_of(spec: Wire) -> tuple[tuple[str, str], ...]:
+    """What the only container of a pod asks for, as quantities that are read elsewhere; others are left out."""
+    container: Wire = next(iter(spec.get("containers") or ()), {})
+    asked = (container.get("resources") or {}).get("requests") or {}
+    return tuple((name, str(text)) for name, text in sorted(asked.items()) if PLAIN.match(str(text)))
 
 
 def label_number(labels: Wire, key: str) -> int:

@@ -13,12 +13,14 @@ from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.checkpoints.notice import notices
+from windlass.core.cost import Moment, charge
 from windlass.core.decision import Decision, Delete, Event
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
 from windlass.core.judges.nodes import forced_deletes, until_forced, until_node_is_lost
 from windlass.core.observed import Job, Observed
+from windlass.core.planning.estimate import with_memory_advice
 from windlass.core.settings import RenderSettings
 from windlass.core.status import messages
 from windlass.core.status.events import events_between
@@ -90,18 +92,34 @@ def suspicion_wait(facts: Facts, outcome: Outcome) -> float | None:
 def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:
     """The status in wire form if it is to be written now; else None, and when to look again."""
     status = status.model_copy(update={"observed_generation": facts.job.generation})
+    if facts.job.spec is not None:
+        status = with_memory_advice(status, facts.job.spec)
     before = facts.job.status
     if weighty(status) == weighty(before):
         wait = progress_wait(facts, status)
         if wait is None or wait > 0:
             return None, wait
-    return status.model_copy(update={"goodput": goodput(facts, status)}).to_wire(), None
+    return with_accounts(facts, status).to_wire(), None
+
+
+def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """The status with its seconds and its money as of this write."""
+    account_of_seconds = goodput(facts, status)
+    size = facts.job.spec.resources if facts.job.spec is not None else None
+    moment = Moment(
+        now=facts.now,
+        pods=facts.pods,
+        seconds=account_of_seconds.seconds,
+        accelerators=size.nodes * size.accelerator.count if size is not None else 0,
+    )
+    cost = charge(facts.settings.prices, facts.job.status.cost, moment)
+    return status.model_copy(update={"goodput": account_of_seconds, "cost": cost})
 
 
 def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
     """What is written at once when it changes."""
     data = status.to_wire()
-    for name in ("progress", "goodput"):
+    for name in ("progress", "goodput", "cost"):
         data.pop(name, None)
     tracking = data.get("tracking")
     if isinstance(tracking, dict):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from windlass.core.cost import PriceList
+
 
 @dataclass(frozen=True, slots=True)
 class HostRootMount:
@@ -32,3 +34,4 @@ class RenderSettings:
     ca_pem: str = ""
     # Keys of taints that say that a node's devices are not sound; a trailing * stands for anything.
     health_taints: tuple[str, ...] = ()
+    prices: PriceList | None = None

@@ -60,6 +60,14 @@ class JobCollector(Collector):
                 "windlass_job_restarts", "Restarts of the gang over the life of the job.", labels=job
             ),
             GaugeMetricFamily(
+                "windlass_job_cost", "Cost so far, by the price list.", labels=[*job, "currency"]
+            ),
+            GaugeMetricFamily(
+                "windlass_job_cost_wasted",
+                "What recovering, reworked steps and back-off cost.",
+                labels=[*job, "currency"],
+            ),
+            GaugeMetricFamily(
                 "windlass_job_condition",
                 "1 for each condition of a job that is True.",
                 labels=[*job, "type", "reason"],
@@ -68,7 +76,8 @@ class JobCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One sample per job and family; none on a standby."""
-        goodput, step, loss, tokens, lost, restarts, condition = families = self.families()
+        families = self.families()
+        goodput, step, loss, tokens, lost, restarts, *costs, condition = families
         for job in self._jobs() if self._is_leader() else ():
             labels = [job["metadata"]["namespace"], job["metadata"]["name"]]
             status = job.get("status") or {}
@@ -80,6 +89,7 @@ class JobCollector(Collector):
             add(tokens, labels, progress.get("tokensPerSecond"))
             add(lost, labels, good.get("lostSteps"))
             add(restarts, labels, (status.get("counters") or {}).get("restarts"))
+            add_costs(costs, labels, status.get("cost"))
             for item in status.get("conditions") or ():
                 if item.get("status") == "True":
                     add(condition, [*labels, item["type"], item.get("reason", "")], 1)
@@ -90,6 +100,18 @@ def add(family: GaugeMetricFamily | CounterMetricFamily, labels: list[str], valu
     """Add a sample unless the value is unknown."""
     if value is not None:
         family.add_metric(labels, float(value))
+
+
+def add_costs(
+    families: list[GaugeMetricFamily | CounterMetricFamily], labels: list[str], cost: Json | None
+) -> None:
+    """Money and what was wasted; nothing without a price list."""
+    if cost is None:
+        return
+    total, wasted = families
+    priced = [*labels, str(cost.get("currency", ""))]
+    add(total, priced, float(cost.get("total", "0")))
+    add(wasted, priced, float(cost.get("wasted", "0")))
 
 
 class Metrics:

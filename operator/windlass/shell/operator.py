@@ -190,6 +190,7 @@ class Operator:
             report_server_name=settings.report_host,
             health_taints=settings.health_taints,
             ca_pem=certificate.authority_pem() if certificate is not None else "",
+            prices=settings.prices,
         )
 
     def _set_gauges(self) -> None:

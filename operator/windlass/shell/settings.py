@@ -7,11 +7,15 @@ is for and its unit. It must never hold a secret: keys and certificates are file
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
+from windlass.api.training import DECIMAL
+from windlass.core.cost import PriceList
 from windlass.core.settings import HostRootMount
 
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
@@ -59,6 +63,8 @@ class Settings:
     """WINDLASS_WATCH_NODES: true watches nodes, for which the operator needs the right to read them."""
     health_taints: tuple[str, ...] = ()
     """WINDLASS_HEALTH_TAINTS: comma-separated keys of taints about devices that are not sound; * at the end."""
+    prices: PriceList | None = None
+    """WINDLASS_PRICES: JSON {currency, perHour: {resource: decimal}}; empty means that no cost is told."""
     log_level: str = "INFO"
     """WINDLASS_LOG_LEVEL: least severe level that is logged."""
 
@@ -101,6 +107,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         lease_name=environment.get("WINDLASS_LEASE_NAME") or defaults.lease_name,
         watch_nodes=one_of(environment, "WINDLASS_WATCH_NODES", SWITCH, default="false") == "true",
         health_taints=names(environment.get("WINDLASS_HEALTH_TAINTS", "")),
+        prices=price_list(environment.get("WINDLASS_PRICES", "")),
         log_level=one_of(environment, "WINDLASS_LOG_LEVEL", LOG_LEVELS, default=defaults.log_level),
     )
 
@@ -158,3 +165,27 @@ def host_root(text: str) -> tuple[HostRootMount, ...]:
 def mount(entry: dict[str, Any]) -> HostRootMount:
     """One mount; KeyError when a field is missing."""
     return HostRootMount(claim=entry["claim"], mount_path=entry["mountPath"], sub_path=entry.get("subPath"))
+
+
+def price_list(text: str) -> PriceList | None:
+    """The prices of WINDLASS_PRICES; None where there are none."""
+    if not text.strip():
+        return None
+    try:
+        document = json.loads(text)
+        prices = {str(name): price(value) for name, value in document["perHour"].items()}
+        currency = str(document["currency"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SettingsError(
+            f"environment.WINDLASS_PRICES: is not a price list (got {text[:200]!r}: {error}); allowed: "
+            'JSON like {"currency": "EUR", "perHour": {"cpu": "0.03", "memoryGiB": "0.004"}} with decimals as '
+            "strings. hint: correct prices in the chart's values"
+        ) from error
+    return PriceList(currency, prices) if prices else None
+
+
+def price(value: Any) -> Decimal:
+    """One price; ValueError unless it is a decimal written as a string, which no float has rounded."""
+    if not isinstance(value, str) or not re.match(DECIMAL, value):
+        raise ValueError(f"{value!r} is no decimal in quotes")
+    return Decimal(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,78 @@ def test_an_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str])
         main(["trane"])
     assert ended.value.code == 2
     assert "invalid choice: 'trane'" in capsys.readouterr().err
+
+
+SMOL = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+}
+
+
+def config(path: Path, **changes: Any) -> str:
+    path.write_text(json.dumps(SMOL | changes))
+    return str(path)
+
+
+def test_with_the_models_config_the_plan_tells_memory_and_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-f", str(EXAMPLE), "--model-config", config(tmp_path / "config.json")]) == 0
+    said = capsys.readouterr().out
+    assert "model          4,884,480 of 139,399,488 parameters trained, in fp32" in said
+    assert " GiB per rank in its pod, at rows of 128 tokens" in said
+    assert "weights 531.8 MiB, gradients 18.6 MiB, optimizer 37.3 MiB" in said
+    assert "checkpoint     55.9 MiB each" in said
+    assert "warning" not in said
+
+
+def test_without_the_config_nothing_is_said_of_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", str(EXAMPLE)]) == 0
+    assert "memory" not in capsys.readouterr().out
+
+
+def test_a_pod_too_small_for_its_ranks_is_a_warning_with_ways_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = job(resources={"nodes": 2, "perNode": {"cpu": "1", "memory": "512Mi"}})
+    small["spec"]["training"]["microBatchSize"] = 4
+    path = write(tmp_path / "job.yaml", small)
+    assert main(["plan", "-f", path, "--model-config", config(tmp_path / "config.json")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "warning: resources.perNode.memory: less than the ranks of a pod will need (got 512Mi; 1 ranks x"
+        in said
+    )
+    for way in ("microBatchSize: 2", "activationCheckpointing: true", "parallelism.strategy: FSDP"):
+        assert way in said
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: str(path / "missing.json"), "--model-config: cannot be read (got "),
+        (lambda path: write_text(path / "x.json", "{"), "--model-config: is not JSON (got "),
+        (
+            lambda path: config(path / "x.json", model_type="gpt2"),
+            "sizes cannot be derived (got model_type gpt2",
+        ),
+        (lambda path: write_text(path / "x.json", "[]"), "sizes cannot be derived (got model_type list"),
+    ],
+)
+def test_a_config_that_says_nothing_is_told_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Any, said: str
+) -> None:
+    assert main(["plan", "-f", str(EXAMPLE), "--model-config", make(tmp_path)]) != 0
+    error = capsys.readouterr().err
+    assert said in error and "allowed: " in error and "hint: " in error
+
+
+def write_text(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)

@@ -207,3 +207,22 @@ def test_a_finished_job_avoids_no_node() -> None:
     )
     assert view.suspect_lines(status) and view.suspect_lines(ended) == []
     assert view.suspect_lines(status.model_copy(update={"suspect_nodes": []})) == []
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"),
+    [
+        (
+            {"currency": "EUR", "total": "1.5", "ratePerHour": "10.368", "wasted": "0.25"},
+            "cost        1.5 EUR, 10.368 EUR per hour now, 0.25 EUR lost to failures",
+        ),
+        ({"currency": "USD", "total": "0", "ratePerHour": "0"}, "cost        0 USD, 0 USD per hour now"),
+    ],
+)
+def test_cost_is_shown_beside_goodput(cost: dict[str, Any], said: str) -> None:
+    text = view.describe({"metadata": {"name": "ft"}, "status": {"cost": cost}})
+    assert said in text.splitlines()
+
+
+def test_without_prices_there_is_no_word_of_cost() -> None:
+    assert "cost" not in view.describe({"metadata": {"name": "ft"}, "status": {"progress": {"step": 1}}})

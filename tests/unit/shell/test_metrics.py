@@ -82,3 +82,18 @@ def test_recoveries_are_counted_once_and_not_those_before_our_time() -> None:
 
 def test_no_label_carries_a_uid() -> None:
     assert "uid" not in document().lower()
+
+
+def test_money_is_shown_with_its_currency_and_only_where_there_is_a_price_list() -> None:
+    metrics = Metrics()
+    cost = {"currency": "EUR", "total": "12.345678", "wasted": "0.5", "wastedAcceleratorSeconds": 400.0}
+    priced, free = job(cost=cost), job(progress={"step": 1})
+    free["metadata"]["name"] = "free"
+    metrics.show_jobs(lambda: [priced, free], lambda: True)
+    assert sample(metrics, "windlass_job_cost") == [
+        'windlass_job_cost{currency="EUR",name="ft",namespace="team"} 12.345678',
+        'windlass_job_cost_wasted{currency="EUR",name="ft",namespace="team"} 0.5',
+    ]
+    assert sample(metrics, "windlass_job_wasted") == [
+        'windlass_job_wasted_accelerator_seconds{name="ft",namespace="team"} 400.0'
+    ]

@@ -98,3 +98,38 @@ def test_every_setting_is_documented_with_its_variable() -> None:
     documented = dict(re.findall(r"    (\w+): .*\n    \"\"\"(\w+):", source))
     assert set(documented) == {field.name for field in fields(Settings)}
     assert len(set(documented.values())) == len(documented)
+
+
+@pytest.mark.parametrize("text", ["", "  ", '{"currency": "EUR", "perHour": {}}'])
+def test_no_prices_is_no_list(text: str) -> None:
+    assert from_environment(GOOD | {"WINDLASS_PRICES": text}).prices is None
+
+
+def test_prices_keep_every_digit() -> None:
+    text = '{"currency": "EUR", "perHour": {"cpu": "0.0300", "nvidia.com/gpu": "2.123456789012"}}'
+    found = from_environment(GOOD | {"WINDLASS_PRICES": text}).prices
+    assert found is not None and found.currency == "EUR"
+    assert {name: str(value) for name, value in found.per_hour.items()} == {
+        "cpu": "0.0300",
+        "nvidia.com/gpu": "2.123456789012",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"currency": "EUR"}',
+        '{"perHour": {"cpu": "1"}}',
+        '{"currency": "EUR", "perHour": {"cpu": 0.1}}',
+        '{"currency": "EUR", "perHour": {"cpu": "-1"}}',
+        '{"currency": "EUR", "perHour": ["cpu"]}',
+    ],
+)
+def test_a_price_list_that_is_none_names_itself_and_the_next_step(text: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_environment(GOOD | {"WINDLASS_PRICES": text})
+    said = str(caught.value)
+    assert said.startswith("environment.WINDLASS_PRICES: is not a price list (got ")
+    assert "allowed: JSON like" in said and "hint: correct prices in the chart's values" in said

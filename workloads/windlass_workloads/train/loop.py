@@ -31,7 +31,7 @@ from windlass_workloads.train.guards import Sight
 from windlass_workloads.train.meters import StepTimer
 from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
 from windlass_workloads.train.own_time import OwnTime
-from windlass_workloads.train.plan import make_plan
+from windlass_workloads.train.plan import make_plan, with_sizes
 from windlass_workloads.train.ports import Channel, Reporter
 from windlass_workloads.train.tracking import Tracker, open_tracker
 
@@ -66,6 +66,7 @@ def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) 
     resumed = job.counters["step"]
     parameters, trained = job.parameters
     plan = make_plan(job.shape, job.data.index, job.choice, parameters=parameters, trained=trained)
+    plan = with_sizes(plan, job.spec, job.local_model.config, job.data.train)
     if runtime.is_first:
         report.plan(plan)
     tracker = open_tracker(context, report, plan, resumed_step=resumed, roots=roots)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from windlass.api.contract import RunConfig
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.status import Plan
-from windlass_workloads.data.arrays import Index
+from windlass.core.planning.estimate import sized
+from windlass.core.planning.shape import widths
+from windlass_workloads.data.arrays import Index, Split
 from windlass_workloads.data.order import total_steps
 from windlass_workloads.train.precision import Choice
 
@@ -66,3 +71,12 @@ def make_plan(
         data_digest=index.digest,
         warnings=said[:WARNINGS],
     )
+
+
+def with_sizes(plan: Plan, spec: FineTuneJobSpec, config: Mapping[str, Any], train: Split) -> Plan:
+    """The plan with memory and checkpoint bytes, by the counted parameters, the model's config.json and its rows."""
+    shape = widths(config, parameters=plan.parameters or 0, trained=plan.trainable_parameters or 0)
+    if shape is None:
+        return plan
+    longest = int(train.unit_lengths.max()) if len(train) else None
+    return sized(plan, spec, shape, half=plan.precision == "BF16", longest=longest)

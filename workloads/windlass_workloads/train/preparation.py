@@ -10,6 +10,7 @@ from pathlib import Path
 from windlass.api.contract import RankContext
 from windlass.api.meta import Phase
 from windlass_workloads.checkpoint.store import PREPARED
+from windlass_workloads.data.arrays import open_split
 from windlass_workloads.data.errors import StopRequested
 from windlass_workloads.data.prepare import Preparation, prepare
 from windlass_workloads.data.sources import Roots
@@ -23,7 +24,7 @@ from windlass_workloads.train.model import (
     tokenizer_digest,
 )
 from windlass_workloads.train.pin import pin_model
-from windlass_workloads.train.plan import make_plan, shape_of
+from windlass_workloads.train.plan import make_plan, shape_of, with_sizes
 from windlass_workloads.train.ports import Channel, Reporter
 from windlass_workloads.train.precision import choose
 from windlass_workloads.train.runtime import hardware_of, pick_device
@@ -64,6 +65,8 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     )
     world = spec.resources.nodes * spec.resources.ranks_per_node
     shape = shape_of(context.config, index, world)
-    report.plan(make_plan(shape, index, choice, parameters=parameters, trained=trained))
+    plan = make_plan(shape, index, choice, parameters=parameters, trained=trained)
+    train = open_split(Path(context.config.store_path) / PREPARED / index.name / "train")
+    report.plan(with_sizes(plan, spec, local.config, train))
     report.prepared(index.name)
     report.done(0)

@@ -1,0 +1,147 @@
+"""What a run has cost: price per hour of what its pods ask for, times the seconds for which they held it.
+
+`reconcile` calls `charge` with each status write, as it does `goodput.account`. Exact: money is Decimal, and only
+what is shown is rounded. A pod holds its request from the moment it is scheduled until its container ends.
+A job is charged by the list it was first seen with, so that its total can be checked from its status alone. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from windlass.api.quantities import parse
+from windlass.api.status import Cost, GoodputSeconds, HeldPod
+from windlass.core.observed import PodView
+
+CPU: Final = "cpu"
+MEMORY: Final = "memoryGiB"
+GIB: Final = Decimal(1024**3)
+HOUR: Final = Decimal(3600)
+SHOWN: Final = Decimal("0.000001")
+WATCHED: Final = timedelta(seconds=60)
+"""A pod that is gone was held until now if it was there this recently; else the operator was away, and what it
+measured last counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Prices per hour: of a core (`cpu`), of a GiB of memory (`memoryGiB`), of devices by their resource name."""
+
+    currency: str
+    per_hour: Mapping[str, Decimal]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a charge is made from: the pods that are there, and the seconds that goodput calls lost."""
+
+    now: datetime
+    pods: tuple[PodView, ...]
+    seconds: GoodputSeconds
+    accelerators: int = 0
+    """Devices of the whole gang."""
+
+
+def charge(prices: PriceList | None, before: Cost | None, moment: Moment) -> Cost | None:
+    """The account as of now; None as long as there is no price list."""
+    if before is None:
+        if prices is None or not prices.per_hour:
+            return None
+        basis = {name: str(price) for name, price in sorted(prices.per_hour.items())}
+        before = Cost(currency=prices.currency, basis=basis)
+    per_hour = {name: Decimal(price) for name, price in before.basis.items()}
+    present = {pod.uid: pod for pod in moment.pods if pod.scheduled_at is not None}
+    known = {held.uid for held in before.held}
+    fresh = [pod for pod in present.values() if pod.uid not in known]
+    begun = [_begin(pod, pod.scheduled_at, per_hour) for pod in fresh if pod.scheduled_at is not None]
+    held = [*before.held, *begun]
+    settled, held_seconds, open_pods = Decimal(before.settled), before.settled_seconds, []
+    for each in held:
+        if each.uid in present:
+            open_pods.append(_measure(each, present[each.uid], moment.now))
+            continue
+        gone = _close(each, before.measured_at, moment.now)
+        settled += worth(gone)
+        held_seconds += gone.seconds
+    total = settled + sum((worth(each) for each in open_pods), Decimal(0))
+    rate = sum((Decimal(each.rate_per_hour) for each in open_pods if not each.ended), Decimal(0))
+    gang_rate = max(rate, Decimal(before.gang_rate_per_hour))
+    lost = lost_seconds(moment.seconds)
+    return before.model_copy(
+        update={
+            "total": shown(total / HOUR),
+            "wasted": shown(min(gang_rate * lost, total) / HOUR),
+            "rate_per_hour": plain(rate),
+            "gang_rate_per_hour": plain(gang_rate),
+            "pod_seconds": held_seconds + sum(each.seconds for each in open_pods),
+            "wasted_accelerator_seconds": float(lost * moment.accelerators),
+            "settled": plain(settled),
+            "settled_seconds": held_seconds,
+            "held": open_pods,
+            "measured_at": moment.now,
+        }
+    )
+
+
+def pod_rate(requests: Iterable[tuple[str, str]], per_hour: Mapping[str, Decimal]) -> Decimal:
+    """Price of one hour of what a pod asks for. What the list does not name is free."""
+    total = Decimal(0)
+    for name, quantity in requests:
+        if name == "memory":
+            total += per_hour.get(MEMORY, Decimal(0)) * parse(quantity) / GIB
+        else:
+            total += per_hour.get(name, Decimal(0)) * parse(quantity)
+    return total
+
+
+def worth(held: HeldPod) -> Decimal:
+    """Price per hour times seconds, which is exact; an hour has 3600."""
+    return Decimal(held.rate_per_hour) * exact(held.seconds)
+
+
+def lost_seconds(seconds: GoodputSeconds) -> Decimal:
+    """Seconds that a failure cost: recovering, steps done again, back-off."""
+    return sum((exact(part) for part in (seconds.recovering, seconds.reworked, seconds.back_off)), Decimal(0))
+
+
+def exact(seconds: float) -> Decimal:
+    """Seconds to the microsecond, which is what the stamps of Kubernetes can tell."""
+    return Decimal(seconds).quantize(SHOWN)
+
+
+def shown(amount: Decimal) -> str:
+    """An amount of money, to a millionth."""
+    return plain(amount.quantize(SHOWN))
+
+
+def plain(amount: Decimal) -> str:
+    """A decimal without exponent and without zeros at its end."""
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _begin(pod: PodView, since: datetime, per_hour: Mapping[str, Decimal]) -> HeldPod:
+    return HeldPod(uid=pod.uid, since=since, rate_per_hour=plain(pod_rate(pod.requests, per_hour)))
+
+
+def _measure(held: HeldPod, pod: PodView, now: datetime) -> HeldPod:
+    """Seconds so far; a stamp from a clock ahead of ours never takes back what was measured."""
+    if held.ended:
+        return held
+    ended = pod.finished_at is not None or pod.is_terminal
+    end = pod.finished_at or now
+    seconds = max((end - held.since).total_seconds(), 0.0 if pod.finished_at else held.seconds)
+    return held.model_copy(update={"seconds": seconds, "ended": ended})
+
+
+def _close(held: HeldPod, measured_at: datetime | None, now: datetime) -> HeldPod:
+    """A pod that is not there any more."""
+    if held.ended or measured_at is None or now - measured_at > WATCHED:
+        return held
+    return held.model_copy(
+        update={"seconds": max((now - held.since).total_seconds(), held.seconds), "ended": True}
+    )

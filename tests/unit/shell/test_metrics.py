@@ -94,6 +94,3 @@ def test_money_is_shown_with_its_currency_and_only_where_there_is_a_price_list()
         'windlass_job_cost{currency="EUR",name="ft",namespace="team"} 12.345678',
         'windlass_job_cost_wasted{currency="EUR",name="ft",namespace="team"} 0.5',
     ]
-    assert sample(metrics, "windlass_job_wasted") == [
-        'windlass_job_wasted_accelerator_seconds{name="ft",namespace="team"} 400.0'
-    ]

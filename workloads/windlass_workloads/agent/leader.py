@@ -46,7 +46,8 @@ class Leader:
         self._store = store
         self._claims = Claims(store=store, config=pod.config, me=pod.identity)
         self._gang = Gang(pod.config, pod.limits, memory_group=kills_whole_container())
-        self._view = View()
+        recovery = pod.config.spec.recovery
+        self._view = View(grace_seconds=recovery.termination_grace_period_seconds)
         self._memoir = Memoir(store)
         # No pod lives longer than its grace period once it was asked to end.
         grace = pod.config.spec.recovery.termination_grace_period_seconds

@@ -21,6 +21,7 @@ from windlass.api.status import (
 )
 from windlass_workloads.agent.course import Mode
 from windlass_workloads.agent.gang import Gang
+from windlass_workloads.agent.grace import grace_warning
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.timeline import Totals, moment
 
@@ -47,7 +48,10 @@ class View:
     tracking: TrackingStatus | None = None
     tracking_error: str | None = None
     output: Output | None = None
+    grace_seconds: int | None = None
+    """What a pod has to save when it is told to stop; not judged where it is not given."""
     _step_seconds: float | None = None
+    _is_grace_judged: bool = False
 
     def hear(self, event: RankEvent) -> None:
         """Takes in what a rank says; most of it counts from rank 0 only."""
@@ -81,6 +85,7 @@ class View:
             rest = [row for row in self.checkpoints if row.name != event.checkpoint.name]
             self.checkpoints = [event.checkpoint, *rest][:LEDGER_ROWS]
             self.save_error = None
+            self._judge_grace(event)
         elif event.type == "LossSpike":
             self.loss_spike = event.message
         elif event.type == "Tracking":
@@ -88,6 +93,18 @@ class View:
             self.tracking_error = event.message
         elif event.type == "Output":
             self.output = event.output
+
+    def _judge_grace(self, event: RankEvent) -> None:
+        """Warns once, by the first save that shows it."""
+        if self.grace_seconds is None or self._is_grace_judged:
+            return
+        stall, write = event.stall_seconds or 0.0, event.write_seconds or 0.0
+        # A save that blocks tells its whole time as both.
+        saving = write if stall == write else stall + write
+        text = grace_warning(self.grace_seconds, step_seconds=self._step_seconds or 0.0, save_seconds=saving)
+        if text is not None:
+            self._is_grace_judged = True
+            self._merge_plan(Plan(warnings=[text]))
 
     def _step(self, event: RankEvent) -> None:
         step = event.step or 0

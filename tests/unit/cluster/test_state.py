@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,11 @@ def test_supervisor_is_found_by_its_directory_alone(tmp_path: Path) -> None:
     command_line = [sys.executable, "-m", sandbox.SUPERVISOR, str(one.directory), "/srv/repository"]
     child = subprocess.Popen(command_line, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     try:
-        assert (sandbox.find(one), sandbox.find(two)) == ([child.pid], [])
+        # Between exec and its first instruction a process has no command line yet.
+        deadline = time.monotonic() + 10
+        while not (found := sandbox.find(one)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (found, sandbox.find(two)) == ([child.pid], [])
     finally:
         child.kill()
         child.wait()

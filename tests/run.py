@@ -39,12 +39,13 @@ def module(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
-UNIT = ("tests/house", "tests/unit", "tests/golden", "tests/docs")
+CORE = ("tests/unit/core", "tests/golden")
+UNIT = tuple(f"tests/unit/{part}" for part in ("api", "bench", "cli", "cluster", "shell"))
 # The longest first, so that the last to end does not stand alone.
 CHECK = (
-    Layer("unit", module("pytest", "-q", *UNIT)),
+    Layer("core", module("pytest", "-q", *CORE)),
+    Layer("unit", module("pytest", "-q", "tests/house", "tests/docs", *UNIT)),
     Layer("types", module("mypy", "--no-error-summary")),
-    Layer("perturb", module("pytest", "-q", "tests/perturb")),
     Layer("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
     Layer("generated", (sys.executable, "scripts/generate.py", "--check")),
     Layer("lint", module("ruff", "check", "--quiet", ".")),
@@ -56,6 +57,7 @@ DEEP = (
     Layer("training", module("pytest", "-q", *TRAINING)),
     Layer("agents", module("pytest", "-q", "tests/workloads/agent")),
     Layer("contract", module("pytest", "-q", "tests/contract")),
+    Layer("perturb", module("pytest", "-q", "tests/perturb")),
     Layer("chart", module("pytest", "-q", "tests/chart")),
 )
 # One cluster at a time, and pods that train on it.

@@ -31,12 +31,12 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     nodes.node_is_unhealthy,  # a device is not sound: save, and go on elsewhere
     gang.member_is_lost,  # charge the budget, give the place a new ticket
     gang.old_pods_are_in_the_way,  # two attempts never overlap
+    nodes.exclusion_is_over,  # a node is free again: a waiting pod may use it
     elastic.gang_is_shrunk,  # it trains with fewer nodes: follow it, make the others
     elastic.leader_finds_no_room,  # nothing trains without a leader: free a follower's room
     gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing
-    nodes.exclusion_is_over,  # a node is free again: a waiting pod may use it
     gang.gang_is_waiting,  # pods cannot start: say why
     gang.gang_is_running,  # follow the leader's reports
 )

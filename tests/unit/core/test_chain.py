@@ -230,12 +230,12 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "node_is_unhealthy": unhealthy,
     "member_is_lost": member_lost,
     "old_pods_are_in_the_way": old_pods,
+    "exclusion_is_over": exclusion_over,
     "gang_is_shrunk": shrunk,
     "leader_finds_no_room": leader_homeless,
     "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
-    "exclusion_is_over": exclusion_over,
     "gang_is_waiting": waiting,
     "gang_is_running": nothing,
 }

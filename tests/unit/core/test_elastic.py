@@ -74,6 +74,17 @@ def test_missing_pod_is_made_while_the_others_train() -> None:
     assert conditions_of(decision)["Running"] == ("True", "Training")
 
 
+def test_a_node_that_is_free_again_is_offered_to_the_missing_pod() -> None:
+    kept_off = pending(2, 4, avoids=("node-2",))
+    decision = judge(a_run(), pods=(*LEFT, kept_off), report=SHRUNK)
+    assert decision.status is not None
+    assert [each["ticket"] for each in decision.status["gang"]["members"]] == [1, 2, 5]
+    after = judge(a_run().after(decision), pods=(*LEFT, kept_off), report=SHRUNK)
+    assert [item["metadata"]["name"] for item in after.creates] == ["triage-2-5"]
+    assert [each.name for each in after.deletes] == ["triage-2-4"]
+    assert conditions_of(after)["Running"] == ("True", "Training")
+
+
 @pytest.mark.fault("F18")
 def test_quota_that_refuses_the_missing_pod_does_not_cost_the_others_theirs() -> None:
     job = a_run().with_unmade_pods()

@@ -187,4 +187,7 @@ def exclusion_is_over(facts: Facts) -> Outcome | None:
     gang = replace_members(facts.status.gang, {slot.member.index for slot, _ in stale})
     slot, free = stale[0]
     text = messages.exclusion_over(slot.pod.name if slot.pod is not None else "", free)
-    return Outcome(facts.state(conditions.working(Reason.RECOVERING, text), gang=gang))
+    # A gang that trains without the pod goes on doing so.
+    trains = facts.report is not None and facts.report.nodes is not None
+    aspects = () if trains else conditions.working(Reason.RECOVERING, text)
+    return Outcome(facts.state(aspects, gang=gang))

@@ -33,14 +33,13 @@ from windlass.api.finetune import FineTuneJobSpec  # noqa: E402
 from windlass.core.planning.memory import rank_memory, workload_of  # noqa: E402
 from windlass.core.planning.shape import widths  # noqa: E402
 from windlass_workloads.checkpoint.staging import Staging  # noqa: E402
-from windlass_workloads.train.assembly import build_model, make_strategy  # noqa: E402
-from windlass_workloads.train.meters import count_parameters  # noqa: E402
+from windlass_workloads.train.assembly import make_strategy  # noqa: E402
+from windlass_workloads.train.build import build  # noqa: E402
 from windlass_workloads.train.model import LocalModel  # noqa: E402
 from windlass_workloads.train.objectives.supervised import (  # noqa: E402
     Batch,
     isolating_mask,
     loss_sum,
-    takes_kept,
 )
 from windlass_workloads.train.precision import hardware_of_cpu, processor_flags  # noqa: E402
 from windlass_workloads.train.strategies.base import Setting  # noqa: E402
@@ -192,9 +191,9 @@ def rank_of(case: Case, local: LocalModel, rank: int, port: int) -> dict[str, An
         forget_peak()
 
     spec = spec_of(case)
-    model = build_model(local, spec, spec.training.precision)
-    parameters, trained = count_parameters(model)
-    chooses = takes_kept(model)
+    built = build(local, spec, spec.training.precision)
+    model, chooses = built.model, built.chooses_logits
+    parameters, trained = built.parameters
     note("load")
     setting = Setting(spec, torch.device("cpu"), case.ranks, spec.training.precision, case.accumulation)
     strategy = make_strategy(model, setting)

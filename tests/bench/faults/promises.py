@@ -120,10 +120,16 @@ def lost_steps(gang: Gang, before: Before, kinds: list[Kind]) -> list[str]:
     if newest.incarnation == before.incarnation or any("disk" in kind.name for kind in kinds):
         return []
     step = key_of(newest.resume)[0] if newest.resume else 0
-    damaged = EVERY * sum("damaged" in kind.name for kind in kinds)
-    limit = EVERY + IN_FLIGHT_STEPS + damaged + 1
+    limit = EVERY + IN_FLIGHT_STEPS + given_up(gang, step, kinds) + 1
     lost = steps_done(gang, newest.incarnation) - step
     return [f"P5: {lost} steps lost, at most {limit} are allowed"] if lost > limit else []
+
+
+def given_up(gang: Gang, step: int, kinds: list[Kind]) -> int:
+    """Steps between the damaged checkpoint and the one before it: more than an interval after a save that failed."""
+    count = sum("damaged" in kind.name for kind in kinds)
+    beyond = [key_of(name)[0] - step for name in gang.damaged] if count else []
+    return max([EVERY * count, *beyond])
 
 
 def steps_done(gang: Gang, number: int) -> int:

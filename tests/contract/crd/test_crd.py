@@ -71,6 +71,7 @@ def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
         "counters": {"restarts": 2},
         "goodput": {"ratio": 0.75},
         "checkpoints": newest_first,
+        "cost": {"currency": "EUR", "total": "1.5", "ratePerHour": "2", "wasted": "0"},
     }
     api_server.merge(f"{path}/job/status", {"status": status}).expect(200)
     table = api_server.table(path)
@@ -88,10 +89,11 @@ def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
         "Tokens/s": 12.5,
         "MFU": 0.25,
         "Checkpoint": "step-00000020.i1",
+        "Cost": "1.5",
         "Model": "pvc://models/SmolLM2-135M-Instruct",
     }
     wide = {column["name"] for column in table["columnDefinitions"] if column["priority"]}
-    assert wide == {"Tokens/s", "MFU", "Checkpoint", "Model"}
+    assert wide == {"Tokens/s", "MFU", "Checkpoint", "Cost", "Model"}
 
 
 def test_status_and_spec_are_written_apart(api_server: Client, namespace: str) -> None:

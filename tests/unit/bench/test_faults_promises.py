@@ -156,6 +156,19 @@ def test_steps_lost_are_counted_from_what_was_done(
     assert bool(promises.lost_steps(gang, before(), kinds)) is broken
 
 
+@pytest.mark.parametrize(("beyond", "broken"), [(0, False), (1, True)])
+def test_a_damaged_checkpoint_costs_what_lay_between_it_and_the_one_before(
+    gang: Played, beyond: int, broken: bool
+) -> None:
+    """A save that failed in between leaves a gap of two intervals."""
+    old, new = gang.names
+    gang.damaged.add(f"step-{20 + 2 * EVERY + 2:08d}.i1")
+    gang.losses(*((1, step) for step in range(1, 20 + 4 * EVERY + 3 + 1 + beyond)))
+    gang.begin(new, new, old)
+    assert bool(promises.lost_steps(gang, before(), [DAMAGED])) is broken
+    assert promises.lost_steps(gang, before(), [KILLED]) != [], "only who damages may lose that much"
+
+
 def test_steps_of_the_new_incarnation_are_not_lost(gang: Played) -> None:
     old, new = gang.names
     gang.begin(new, new, old)

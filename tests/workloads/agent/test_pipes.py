@@ -77,6 +77,11 @@ WORDS: list[tuple[str, Any, dict[str, Any]]] = [
         {"tracking": TrackingStatus(run_id="r"), "message": "slow"},
     ),
     ("Output", lambda c: c.output(Output(uri="pvc://x")), {"output": Output(uri="pvc://x")}),
+    (
+        "LossSpike",
+        lambda c: c.send(RankEvent(type="LossSpike", at=1.0, rank=3, step=6, loss=9.0, message="far above")),
+        {"step": 6, "loss": 9.0, "message": "far above"},
+    ),
     ("Failure", lambda c: c.failure(FAILURE), {"failure": FAILURE}),
     ("Saved", lambda c: c.saved(5), {"step": 5}),
     ("Done", lambda c: c.done(9), {"step": 9}),

@@ -257,10 +257,13 @@ def test_empty_hands_are_at_the_tail_only() -> None:
 
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=150), capacity=st.integers(100, 200))
 @settings(max_examples=60, deadline=None)
-def test_packs_waste_less_than_first_fit_could(lengths: list[int], capacity: int) -> None:
+def test_no_two_packs_would_fit_into_one(lengths: list[int], capacity: int) -> None:
     packs = pack(lengths, capacity)
-    least = -(-sum(lengths) // capacity)
-    assert least <= len(packs) <= 11 * least / 9 + 1, "the known bound of best fit decreasing"
+    assert -(-sum(lengths) // capacity) <= len(packs)
+    smallest, *others = sorted(sum(lengths[index] for index in packed) for packed in packs)
+    assert all(smallest + other > capacity for other in others[:1]), (
+        "else the wider one had been filled first"
+    )
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=60))

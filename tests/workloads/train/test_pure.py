@@ -393,6 +393,7 @@ def test_a_reporter_makes_every_event_of_the_contract() -> None:
     report.prepared("p")
     report.tracking(TrackingStatus(run_id="r"), None)
     report.output(Output(uri="pvc://x"))
+    report.loss_spike(6, 9.0, "far above")
     report.failure(failure)
     report.saved(6)
     report.done(9)
@@ -400,7 +401,7 @@ def test_a_reporter_makes_every_event_of_the_contract() -> None:
     missing = set(RankEvent.model_fields["type"].annotation.__args__) - set(kinds)
     assert missing == {"Checkpoint", "SaveFailed"}, "those are the checkpoint writer's"
     assert {event.rank for event in events.sent} == {2}
-    assert events.sent[2].loss == 0.5 and events.sent[8].failure == failure
+    assert events.sent[2].loss == 0.5 and events.sent[9].failure == failure
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

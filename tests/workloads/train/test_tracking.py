@@ -94,7 +94,7 @@ def test_a_stopped_run_is_killed_and_a_failed_one_failed(make_job, server, secre
     )
     other.secrets = secrets
     failed = other.train()
-    assert failed.codes == [10]
+    assert failed.codes == [18]
 
 
 def test_training_is_the_same_without_the_server(make_job, secrets):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,10 +79,13 @@ def run_one(layer: Layer) -> Result:
 def run_quietly(layer: Layer) -> Result:
     """Run a layer and print its output whole when it ends, so that two at a time stay readable."""
     began = time.monotonic()
-    done = subprocess.run(
-        layer.command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    print(f"== {layer.name}\n{done.stdout}", end="", flush=True)
+    # A file and no pipe: what a failed test leaves running must not hold the layer up.
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            layer.command, cwd=ROOT, check=False, stdout=output, stderr=subprocess.STDOUT, text=True
+        )
+        output.seek(0)
+        print(f"== {layer.name}\n{output.read()}", end="", flush=True)
     return Result(layer.name, time.monotonic() - began, done.returncode == 0)
 
 

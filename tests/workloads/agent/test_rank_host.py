@@ -8,7 +8,7 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +16,16 @@ import pytest
 
 from windlass.api.contract import RankContext
 from windlass.api.meta import Phase
+from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.dumps import catches
 from windlass_workloads.agent.forking import ForkFailed, WarmParent
 from windlass_workloads.agent.messages import Exited, Idle, Said, Stacks, Upward
 from windlass_workloads.agent.ranks import RankHost
 from windlass_workloads.agent.reaper import Ending, Reaper
 from workloads.agent.support import config, state_of
+
+MADE: list[int] = []
+"""Processes of the present test."""
 
 
 class SimpleParent:
@@ -44,6 +48,7 @@ class SimpleParent:
             finally:
                 os._exit(0)
         self.made.append(process)
+        MADE.append(process)
         return process
 
 
@@ -84,12 +89,26 @@ class OwnReaper(Reaper):
         return []
 
 
-def host_with(parent: SimpleParent) -> tuple[RankHost, list[Upward]]:
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    """Also not when a test fails: a stopped process would stay for ever."""
+    MADE.clear()
+    yield
+    for process in MADE:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, 0)
+
+
+def host_with(
+    parent: SimpleParent, show: Callable[[bytes], None] = show_now
+) -> tuple[RankHost, list[Upward]]:
     told: list[Upward] = []
     reaper = OwnReaper(parent)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGCHLD, reaper.reap)
-    return RankHost(cast(WarmParent, parent), reaper, told.append), told
+    return RankHost(cast(WarmParent, parent), reaper, told.append, show), told
 
 
 def contexts(tmp_path: Path, count: int = 2) -> list[RankContext]:
@@ -234,10 +253,11 @@ def answer_when_asked(_: int) -> None:
 
 
 async def test_ranks_tell_their_stacks_when_asked_and_go_on(tmp_path: Path) -> None:
-    parent = SimpleParent(answer_when_asked)
-    host, told = host_with(parent)
+    parent, shown = SimpleParent(answer_when_asked), list[bytes]()
+    host, told = host_with(parent, shown.append)
     host.start(4, contexts(tmp_path))
     await until(lambda: len(parent.made) == 2 and all(catches(each, signal.SIGUSR1) for each in parent.made))
+    await until(lambda: sum(b"asked for nothing yet" in each for each in shown) == 2)
     os.kill(parent.made[1], signal.SIGSTOP)
     await until(lambda: state_of(parent.made[1]) == "T")
     host.dump(4)

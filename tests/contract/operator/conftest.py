@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.operator.harness import Cluster, Operator, prepare, start
+from contract.operator.harness import Cluster, Operator, prepare, start_shared
 from contract.server import Client
 
 
@@ -21,9 +21,8 @@ def system(api_server: Client, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="session")
 def operator(api_server: Client, system: Path) -> Iterator[Operator]:
-    """A leading operator that watches nodes; those that other tests bind pods to do not exist."""
-    watching = {"WINDLASS_WATCH_NODES": "true", "WINDLASS_HEALTH_TAINTS": "windlass.dev/unhealthy"}
-    running = start(api_server, system / "one", "operator-1", **watching)
+    """A leading operator that watches nodes."""
+    running = start_shared(api_server, system)
     try:
         yield running.await_ready().await_leading()
     finally:

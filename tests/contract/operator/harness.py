@@ -446,6 +446,15 @@ def grant_narrowly(api: Client, namespace: str) -> None:
         api.create(f"{rbac}/namespaces/{where}/rolebindings", binding).expect(201)
 
 
+def start_shared(api: Client, system: Path) -> Operator:
+    """The session's own operator, also when a test that stopped it starts it again: it watches nodes.
+
+    Those that most tests bind pods to do not exist.
+    """
+    watching = {"WINDLASS_WATCH_NODES": "true", "WINDLASS_HEALTH_TAINTS": "windlass.dev/unhealthy"}
+    return start(api, system / "one", "operator-1", **watching)
+
+
 def start(
     api: Client, directory: Path, name: str, *, account: str = "operator", **environment: str
 ) -> Operator:

@@ -19,6 +19,7 @@ from contract.operator.harness import (
     job,
     service_token,
     start,
+    start_shared,
     until,
     writes_by_resource,
 )
@@ -200,7 +201,7 @@ def test_a_standby_takes_over_after_a_release_and_after_a_kill(
         for one in (second, third):
             if one is not None and one.process.poll() is None:
                 one.stop()
-        revived = start(api_server, system / "one", "operator-1")
+        revived = start_shared(api_server, system)
         operator.process, operator.health_port = revived.process, revived.health_port
         operator.report_port = revived.report_port
         operator.await_ready().await_leading()

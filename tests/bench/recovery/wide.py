@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from bench.recovery.gang import LIMIT_SECONDS, Gang
-from bench.recovery.tries import recovery
+from bench.recovery.tries import progress, recovery
 from windlass.api.meta import Rung
 from workloads.agent import support
 
@@ -37,6 +37,8 @@ FOUR_SETTING = {
 def kill_rank(gang: Gang, number: int) -> dict[str, Any]:
     """One of the ranks is killed."""
     before = gang.incarnation()
+    # Kills without progress in between use a budget up, as they should.
+    progress(gang, before)
     ranks = sorted(rank for agent in gang.agents for rank in agent.ranks())
     killed_at = time.time()
     os.kill(ranks[number % len(ranks)], signal.SIGKILL)

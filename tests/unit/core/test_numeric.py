@@ -15,7 +15,7 @@ from windlass.core.failure.budget import Place, budget_of, charge
 from windlass.core.failure.classify import classify
 from windlass.core.failure.evidence import End
 from windlass.core.failure.numeric import advice, detour, rollback_of, stops_with
-from windlass.core.windows import position
+from windlass.core.skipped_windows import position
 
 NUMERIC = FailureClass.NUMERIC
 

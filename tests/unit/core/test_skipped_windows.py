@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.core.windows import merged, position, window_of
+from windlass.core.skipped_windows import merged, position, window_of
 
 WINDOWS = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 220)), max_size=6)
 STEPS = st.integers(1, 30)

@@ -9,7 +9,7 @@ from windlass.api.contract import AcceptedCheckpoint, Incarnation, IncarnationCa
 from windlass.api.guards import Guards
 from windlass.core.failure.classify import Judgement
 from windlass.core.failure.numeric import Detour, advice, detour, stops_with
-from windlass.core.windows import merged
+from windlass.core.skipped_windows import merged
 
 
 def stop_of(judgement: Judgement, guards: Guards, *, step: int, reached: int) -> Verdict | None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from windlass.core.windows import position
+from windlass.core.skipped_windows import position
 
 ROUNDS = 6
 MASK = (1 << 64) - 1

@@ -15,7 +15,7 @@ from windlass.api.contract import Manifest, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Reason
 from windlass.core.failure.spike import Seen
-from windlass.core.windows import merged
+from windlass.core.skipped_windows import merged
 from windlass_workloads.checkpoint import randomness, reader
 from windlass_workloads.checkpoint.interface import SaveFacts
 from windlass_workloads.checkpoint.store import PREPARED, RunStore

@@ -13,7 +13,7 @@ from windlass.api.contract import AcceptedCheckpoint, BudgetUse, Rollback
 from windlass.api.guards import Guards
 from windlass.api.meta import FailureClass, Reason
 from windlass.api.status import Failure, SkippedData
-from windlass.core.windows import Window, merged, window_of
+from windlass.core.skipped_windows import Window, merged, window_of
 
 PAUSED = (Reason.NON_FINITE, Reason.LOSS_SPIKE)
 """Reasons for which a guard pauses a run."""

@@ -16,7 +16,8 @@ from windlass.api.status import CheckpointRecord, RecoveryRecord
 from windlass.cli import timeline, view
 from windlass.cli.page_style import STYLE
 from windlass.core.observed import parse_status
-from windlass.core.waste import wasted_accelerator_seconds
+from windlass.core.planning.estimate import bytes_text
+from windlass.core.waste import devices, wasted_accelerator_seconds
 
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
 UNITS: Final = 100_000
@@ -143,16 +144,6 @@ def number(value: float | None) -> str | None:
     return f"{value:.4f}" if value is not None else None
 
 
-def devices(job: dict[str, Any]) -> tuple[int, int]:
-    """Pods and accelerators in each; none where the spec does not say so in numbers."""
-    resources = job["spec"].get("resources") if isinstance(job.get("spec"), dict) else None
-    resources = resources if isinstance(resources, dict) else {}
-    accelerator = resources.get("accelerator")
-    count = accelerator.get("count", 0) if isinstance(accelerator, dict) else 0
-    nodes = resources.get("nodes", 1)
-    return (nodes, count) if isinstance(nodes, int) and isinstance(count, int) else (1, 0)
-
-
 def time_spent(status: FineTuneJobStatus) -> str:
     """Parts of goodput as one bar and a table."""
     shown = [(name, value) for name, value in timeline.parts(status.goodput.seconds) if value > 0]
@@ -263,4 +254,4 @@ def checkpoints(status: FineTuneJobStatus) -> str:
 def checkpoint_row(row: CheckpointRecord) -> list[str]:
     """Cells of one checkpoint."""
     when = f"{row.committed_at:%Y-%m-%d %H:%M:%S}" if row.committed_at else "?"
-    return [str(row.step), str(row.incarnation), view.size(row.bytes), when, row.digest[:19]]
+    return [str(row.step), str(row.incarnation), bytes_text(row.bytes), when, row.digest[:19]]

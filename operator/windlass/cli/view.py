@@ -13,11 +13,11 @@ from windlass.api.meta import ConditionType, Exclusion, Reason
 from windlass.api.status import Condition, RecoveryRecord
 from windlass.cli import timeline
 from windlass.core.observed import parse_status
+from windlass.core.planning.estimate import bytes_text
 from windlass.core.status import messages
 from windlass.core.status.events import DEGRADATIONS
 
 BAR_WIDTH = 32
-BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def describe(job: dict[str, Any]) -> str:
@@ -80,14 +80,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def size(count: int) -> str:
-    """Bytes for people."""
-    amount, unit = float(count), 0
-    while amount >= 1024 and unit < len(BYTE_UNITS) - 1:
-        amount, unit = amount / 1024, unit + 1
-    return f"{amount:.0f} {BYTE_UNITS[unit]}" if unit == 0 else f"{amount:.1f} {BYTE_UNITS[unit]}"
-
-
 def progress_lines(status: FineTuneJobStatus) -> list[str]:
     """Bar, step, loss, speed and what is left."""
     progress = status.progress
@@ -127,7 +119,7 @@ def plan_lines(status: FineTuneJobStatus) -> list[str]:
 def ledger_lines(status: FineTuneJobStatus) -> list[str]:
     """Verified checkpoints, newest first."""
     lines = [
-        f"  step {row.step:<7} incarnation {row.incarnation:<3} {size(row.bytes):>10}  {row.digest[:19]}"
+        f"  step {row.step:<7} incarnation {row.incarnation:<3} {bytes_text(row.bytes):>10}  {row.digest[:19]}"
         for row in status.checkpoints
     ]
     return ["checkpoints (verified, newest first)", *lines] if lines else []

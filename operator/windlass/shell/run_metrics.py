@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from windlass.api.status import GoodputSeconds, RecoverySeconds
 from windlass.core.observed import parse_status
-from windlass.core.waste import wasted_accelerator_seconds
+from windlass.core.waste import devices, wasted_accelerator_seconds
 
 Json = dict[str, Any]
 Identity = tuple[str, str, str]
@@ -89,12 +89,6 @@ class RunCollector(Collector):
             if newest.committed_at and not (status.finished_at or status.suspended_at):
                 age.add_metric(labels, max((self._now() - newest.committed_at).total_seconds(), 0.0))
         yield from families
-
-
-def devices(job: Json) -> tuple[int, int]:
-    """Pods of the gang and accelerators in each, by the spec."""
-    resources = (job.get("spec") or {}).get("resources") or {}
-    return int(resources.get("nodes", 1)), int((resources.get("accelerator") or {}).get("count", 0))
 
 
 class RecoveryMeter:

@@ -143,13 +143,6 @@ def test_duration(seconds: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
-)
-def test_size(count: int, text: str) -> None:
-    assert view.size(count) == text
-
-
-@pytest.mark.parametrize(
     ("kind", "finished"), [("Complete", True), ("Failed", True), ("Ready", False), ("Stalled", False)]
 )
 def test_finished_means_complete_or_failed(kind: str, finished: bool) -> None:

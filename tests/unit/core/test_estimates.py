@@ -184,7 +184,15 @@ def test_steps_that_the_spec_itself_gives_are_judged_once() -> None:
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (3 * 2**30, "3.0 GiB"), (2**60, "1048576.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (5 << 40, "5.0 TiB"),
+        (3 * 2**30, "3.0 GiB"),
+        (2**60, "1048576.0 TiB"),
+    ],
 )
 def test_bytes_are_told_in_powers_of_1024(count: int, text: str) -> None:
     assert bytes_text(count) == text

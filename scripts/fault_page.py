@@ -24,7 +24,9 @@ fail. `make test` runs the tests; `make bench-faults` disturbs one long run hund
 [promises](promises.md) after each fault.
 
 This page is generated from the table in `scripts/fault_rows.py` and the marks of the tests (`make crds`). A row that
-has neither a test nor a reason fails `make check`, and so does one that has both.
+has neither a test nor a reason fails `make check`, and so does one that has both. `make test` ends by holding the page
+against what it ran: it fails if a test named here failed, was not run, or if all tests of a fault were skipped, and it
+writes this page with the results of each test as `build/faults.md`.
 """
 
 
@@ -102,22 +104,26 @@ def problems(tests: Tests, rows: tuple[Row, ...] = ROWS) -> list[str]:
     return found
 
 
-def page(tests: Tests, rows: tuple[Row, ...] = ROWS) -> str:
-    """The page."""
+def page(tests: Tests, rows: tuple[Row, ...] = ROWS, results: Mapping[str, str] | None = None) -> str:
+    """The page; `results` says of a test, by its id, what a run saw of it."""
     proved = sum(bool(tests.get(row.id)) for row in rows)
     count = len({name for row in rows for name in tests.get(row.id, [])})
     parts = [INTRODUCTION, f"{proved} of {len(rows)} faults are caused by {count} tests.\n"]
     for title, (first, last) in GROUPS.items():
         parts.append(f"## {title}\n")
-        parts += [entry(row, tests.get(row.id, [])) for row in rows if first <= number_of(row.id) <= last]
+        parts += [
+            entry(row, tests.get(row.id, []), results or {})
+            for row in rows
+            if first <= number_of(row.id) <= last
+        ]
     return "\n".join(parts)
 
 
-def entry(row: Row, tests: list[str]) -> str:
+def entry(row: Row, tests: list[str], results: Mapping[str, str]) -> str:
     """One fault."""
     lines = [f"### {row.id} {row.title}", "", f"Caused by: {row.caused}. Expected: {row.expected}.", ""]
     if tests:
-        lines += [f"- `{name}`" for name in tests]
+        lines += [f"- `{name}`" + (f": {results[name]}" if name in results else "") for name in tests]
     else:
         lines.append(f"Not caused here: {row.why_not}.")
     return "\n".join([*lines, ""])

@@ -1,7 +1,8 @@
 """Runs the layers of the test suite and prints what each took.
 
 `make check` and `make test` call this. A failing layer does not hide the ones after it; the exit status is
-non-zero if any failed. Layers of a stage run two at a time, stages one after another.
+non-zero if any failed. Layers of a stage run two at a time, stages one after another. Each layer of tests leaves
+its results in build/test/NAME.xml; `all` ends by holding docs/faults.md against them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "build" / "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,17 @@ def module(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", *arguments)
 
 
+def suite(name: str, *paths: str) -> Layer:
+    """A layer of pytest, its results in JUnit's form beside its output."""
+    return Layer(name, module("pytest", "-q", f"--junitxml={RESULTS / name}.xml", *paths))
+
+
 CORE = ("tests/unit/core", "tests/golden")
 UNIT = tuple(f"tests/unit/{part}" for part in ("api", "bench", "cli", "cluster", "shell"))
 # The longest first, so that the last to end does not stand alone.
 CHECK = (
-    Layer("core", module("pytest", "-q", *CORE)),
-    Layer("unit", module("pytest", "-q", "tests/house", "tests/docs", *UNIT)),
+    suite("core", *CORE),
+    suite("unit", "tests/house", "tests/docs", *UNIT),
     Layer("types", module("mypy", "--no-error-summary")),
     Layer("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
     Layer("generated", (sys.executable, "scripts/generate.py", "--check")),
@@ -55,17 +62,18 @@ CHECK = (
 TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "data", "tracking"))
 # None of these needs both processors for long, and their limits allow for a neighbour.
 DEEP = (
-    Layer("training", module("pytest", "-q", *TRAINING)),
-    Layer("agents", module("pytest", "-q", "tests/workloads/agent")),
-    Layer("contract", module("pytest", "-q", "tests/contract")),
-    Layer("perturb", module("pytest", "-q", "tests/perturb")),
-    Layer("chart", module("pytest", "-q", "tests/chart")),
+    suite("training", *TRAINING),
+    suite("agents", "tests/workloads/agent"),
+    suite("contract", "tests/contract"),
+    suite("perturb", "tests/perturb"),
+    suite("chart", "tests/chart"),
 )
 # One cluster at a time, and pods that train on it.
 CLUSTER = (
-    Layer("cluster", module("pytest", "-q", "tests/cluster")),
-    Layer("e2e", module("pytest", "-q", "tests/e2e")),
+    suite("cluster", "tests/cluster"),
+    suite("e2e", "tests/e2e"),
 )
+FAULTS = Layer("faults", (sys.executable, "scripts/fault_proof.py", str(RESULTS)))
 
 
 def run_one(layer: Layer) -> Result:
@@ -107,7 +115,9 @@ def main(arguments: list[str]) -> int:
     if arguments == ["check"]:
         failed = run(CHECK)
     elif arguments == ["all"]:
-        failed = run(CHECK, DEEP, *((layer,) for layer in CLUSTER))
+        for old in RESULTS.glob("*.xml"):  # what an earlier run saw proves nothing about this one
+            old.unlink()
+        failed = run(CHECK, DEEP, *((layer,) for layer in (*CLUSTER, FAULTS)))
     elif arguments and all(name in known for name in arguments):
         failed = run(*((known[name],) for name in arguments))
     else:

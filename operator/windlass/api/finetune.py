@@ -91,12 +91,30 @@ def _elastic_reshards(value: Any, _: Any) -> bool:
     return "elastic" not in value["recovery"] or value["parallelism"]["strategy"] != "DeepSpeed"
 
 
+def _world(value: Any) -> int:
+    return int(value["resources"]["nodes"] * value["resources"]["ranksPerNode"])
+
+
+def _groups_fit(value: Any, _: Any) -> bool:
+    size = value["parallelism"].get("shardGroupSize")
+    return bool(size is None or size < 1 or _world(value) % size == 0)
+
+
+def _groups_fit_fewer_nodes(value: Any, _: Any) -> bool:
+    size, elastic = value["parallelism"].get("shardGroupSize"), value["recovery"].get("elastic")
+    if size is None or size < 1 or elastic is None:
+        return True
+    resources = value["resources"]
+    return bool(elastic["minNodes"] >= resources["nodes"] or resources["ranksPerNode"] % size == 0)
+
+
 def _starts_before_end(value: Any, _: Any) -> bool:
     start, active = value.get("startDeadlineSeconds"), value.get("activeDeadlineSeconds")
     return start is None or active is None or start <= active
 
 
-ROWS: Final = "self.resources.nodes * self.resources.ranksPerNode * self.training.microBatchSize"
+WORLD: Final = "self.resources.nodes * self.resources.ranksPerNode"
+ROWS: Final = f"{WORLD} * self.training.microBatchSize"
 
 CROSS_RULES: Final = (
     Rule(
@@ -158,6 +176,41 @@ CROSS_RULES: Final = (
         got="recovery.elastic with strategy DeepSpeed",
         allowed="recovery.elastic with strategy DDP or FSDP",
         hint="use strategy FSDP, or remove recovery.elastic",
+        path="recovery.elastic",
+    ),
+    Rule(
+        cel=(
+            "!has(self.parallelism.shardGroupSize) || self.parallelism.shardGroupSize < 1 || "
+            f"({WORLD}) % self.parallelism.shardGroupSize == 0"
+        ),
+        holds=_groups_fit,
+        wrong="does not divide the ranks into equal groups",
+        got=(
+            "{self.parallelism.shardGroupSize} with {self.resources.nodes} nodes x "
+            "{self.resources.ranksPerNode} ranksPerNode = {world}"
+        ),
+        allowed="a number that divides nodes x ranksPerNode",
+        hint="use ranksPerNode, or remove shardGroupSize to split over all ranks",
+        computed={"world": Computed(f"string({WORLD})", lambda value: str(_world(value)))},
+        path="parallelism.shardGroupSize",
+    ),
+    Rule(
+        # Two numbers of nodes that follow each other both fit only if one node's ranks do.
+        cel=(
+            "!has(self.recovery.elastic) || !has(self.parallelism.shardGroupSize) || "
+            "self.parallelism.shardGroupSize < 1 || "
+            "self.recovery.elastic.minNodes >= self.resources.nodes || "
+            "self.resources.ranksPerNode % self.parallelism.shardGroupSize == 0"
+        ),
+        holds=_groups_fit_fewer_nodes,
+        wrong="the ranks of fewer nodes would not divide into groups of parallelism.shardGroupSize",
+        got=(
+            "minNodes {self.recovery.elastic.minNodes} of {self.resources.nodes} nodes x "
+            "{self.resources.ranksPerNode} ranksPerNode with shardGroupSize "
+            "{self.parallelism.shardGroupSize}"
+        ),
+        allowed="recovery.elastic with a shardGroupSize that divides ranksPerNode, or without one",
+        hint="set minNodes to resources.nodes, remove recovery.elastic, or create the job with another shardGroupSize",
         path="recovery.elastic",
     ),
     Rule(

@@ -18,10 +18,8 @@ from windlass.api.pods import Toleration as Toleration
 from windlass.api.quantities import QUANTITY as QUANTITY
 from windlass.api.quantities import Quantity as Quantity
 from windlass.api.rules import Computed, Hint, Rule
-from windlass.api.training import SecretReference
+from windlass.api.training import GANG_LIMIT, SecretReference
 from windlass.api.uris import StoreUri
-
-GANG_LIMIT = 32_768
 
 
 class PerNode(Model):

@@ -16,6 +16,7 @@ from windlass.api.uris import no_registry
 
 DECIMAL = r"^(0|[1-9][0-9]{0,6})(\.[0-9]{1,12})?([eE]-?[0-9]{1,2})?$"
 NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+GANG_LIMIT = 32_768
 
 Decimal = Annotated[
     str,
@@ -295,6 +296,15 @@ class Parallelism(Model):
             hint="choose one strategy: add zeroStage for DeepSpeed, or remove it",
             path="zeroStage",
         ),
+        Rule(
+            cel="self.strategy == 'FSDP' || !has(self.shardGroupSize)",
+            holds=lambda value, _: value["strategy"] == "FSDP" or "shardGroupSize" not in value,
+            wrong="shardGroupSize is for FSDP only",
+            got="shardGroupSize={self.shardGroupSize} with strategy {self.strategy}",
+            allowed="shardGroupSize with strategy FSDP",
+            hint="remove shardGroupSize, or set strategy: FSDP",
+            path="shardGroupSize",
+        ),
     )
 
     strategy: Literal["DDP", "FSDP", "DeepSpeed"] = "DDP"
@@ -304,3 +314,14 @@ class Parallelism(Model):
     ) = None
     """What DeepSpeed splits: 1 optimiser, 2 and gradients, 3 and parameters. Required with, and only with,
     strategy DeepSpeed. Example: 2."""
+    shard_group_size: (
+        Annotated[
+            int,
+            Field(ge=2, le=GANG_LIMIT),
+            Hint("use ranksPerNode, so that weights are gathered within a node; DDP is what 1 would be"),
+        ]
+        | None
+    ) = None
+    """Ranks that split one copy of the model among them; each group of so many holds a whole copy, and gradients
+    are summed over all (hybrid sharding, HSDP). Groups are of neighbouring ranks. Must divide nodes x ranksPerNode;
+    all ranks are one group if left out. Only with strategy FSDP. Unit: ranks. Example: 8."""

@@ -226,13 +226,64 @@ FIELDS = fields_below(read(FineTuneJobSpec), "spec")
 LEAVES = [(path, node) for path, node in FIELDS if node.kind is not Kind.OBJECT]
 TRACKED = change("spec.tracking", {"mlflow": {"uri": "http://mlflow:5000", "registerAs": "bot"}})
 DEEP = change("spec.parallelism", {"strategy": "DeepSpeed", "zeroStage": 2})
+GROUPED = change(
+    "spec.parallelism",
+    {"strategy": "FSDP", "shardGroupSize": 2},
+    change(
+        "spec.recovery.elastic",
+        {"minNodes": 1},
+        change("spec.resources", {"nodes": 2, "ranksPerNode": 2}),
+    ),
+)
 HELD_OUT = change("spec.data.validation", {"fraction": "0.05"}, change("spec.adapter", {"rank": 8}))
+
+
+def grouped(size: int, **gang: int) -> Document:
+    """A spec with groups of `size` ranks in a gang of these numbers; with minNodes it may shrink."""
+    least = gang.pop("minNodes", None)
+    changes = {
+        "parallelism": {"strategy": "FSDP", "shardGroupSize": size},
+        "resources": gang,
+        "training": {"globalBatchSize": gang["nodes"] * gang["ranksPerNode"], "epochs": 1},
+    }
+    return {**VALID["spec"], **changes, **({"recovery": {"elastic": {"minNodes": least}}} if least else {})}
+
+
+GROUP_SIZE = "spec.parallelism.shardGroupSize"
+GROUPS_THAT_FIT_NOT: tuple[tuple[str, Any, str, tuple[str, ...]], ...] = (
+    (
+        "spec",
+        grouped(4, nodes=3, ranksPerNode=2),
+        GROUP_SIZE,
+        ("got 4 with 3 nodes x 2 ranksPerNode = 6", "divides nodes x ranksPerNode", "use ranksPerNode"),
+    ),
+    (
+        "spec",
+        grouped(16, nodes=1, ranksPerNode=8),
+        GROUP_SIZE,
+        ("got 16 with 1 nodes x 8 ranksPerNode = 8", "divides nodes x ranksPerNode", "over all ranks"),
+    ),
+    (
+        "spec",
+        grouped(2, nodes=4, ranksPerNode=1, minNodes=2),
+        "spec.recovery.elastic",
+        ("minNodes 2 of 4 nodes x 1 ranksPerNode with shardGroupSize 2", "divides ranksPerNode", "minNodes"),
+    ),
+    (GROUP_SIZE, 1, "", ("got 1", "2 to 32768", "DDP is what 1 would be")),
+    (
+        "spec.parallelism",
+        {"strategy": "DDP", "shardGroupSize": 2},
+        GROUP_SIZE,
+        ("shardGroupSize=2 with strategy DDP", "strategy FSDP", "remove shardGroupSize"),
+    ),
+)
+"""Field, value, place of the refusal and parts of what it says."""
 
 
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
     """A valid document with one to six fields changed, mostly to values that fit."""
-    document = draw(st.sampled_from([VALID, TRACKED, DEEP, HELD_OUT]))
+    document = draw(st.sampled_from([VALID, TRACKED, DEEP, GROUPED, HELD_OUT]))
     for _ in range(draw(st.integers(1, 6))):
         path, node = draw(st.sampled_from(FIELDS if draw(st.integers(0, 5)) == 0 else LEAVES))
         value = draw(values(node, draw(st.sampled_from([10, 5000, 5000, 5000, 5000]))))

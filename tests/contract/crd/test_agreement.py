@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from contract.crd.specs import ABSENT, FIELDS, JOBS, ODD, STRINGS, VALID, change, documents
+from contract.crd.specs import ABSENT, FIELDS, JOBS, ODD, STRINGS, VALID, change, documents, grouped
 from contract.server import Client
 from windlass.api.nodes import Kind, Node
 from windlass.api.validation import validate
@@ -71,3 +71,19 @@ def test_random_documents_agree(api_server: Client, space: str) -> None:
 
 def test_the_smallest_document_is_accepted(api_server: Client, space: str) -> None:
     assert not agree(api_server, space, VALID)
+
+
+@pytest.mark.bad_input("B7")
+@pytest.mark.parametrize(
+    ("size", "gang"),
+    [
+        (2, {"nodes": 2, "ranksPerNode": 1}),
+        (4, {"nodes": 2, "ranksPerNode": 2}),
+        (2, {"nodes": 3, "ranksPerNode": 2, "minNodes": 1}),
+        (4, {"nodes": 4, "ranksPerNode": 2, "minNodes": 4}),
+    ],
+)
+def test_groups_that_fit_every_gang_are_accepted(
+    api_server: Client, space: str, size: int, gang: dict[str, int]
+) -> None:
+    assert not agree(api_server, space, change("spec", grouped(size, **gang)))

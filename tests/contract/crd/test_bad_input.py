@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contract.crd.specs import JOBS, VALID, change
+from contract.crd.specs import GROUPS_THAT_FIT_NOT, JOBS, VALID, change
 from contract.server import Client
 from windlass.api.validation import validate
 
@@ -54,6 +54,7 @@ ROWS = (
         "B5", "spec.resources.nodes", "two", "", ('got "two"', "1 to 4096", "without quotes"), "type integer"
     ),
     Row("B5", "spec.resources.nodes", 1.5, "", ("got 1.5", "1 to 4096", "without quotes"), "type integer"),
+    *(Row("B7", *row) for row in GROUPS_THAT_FIT_NOT),
     Row("B8", "spec.recovery.budgets.crash", -5, "", ("got -5", "0 to 1000", "5 is usual")),
     Row("B8", "spec.recovery.budgets.crash", 10**9, "", ("got 1000000000", "0 to 1000", "5 is usual")),
     Row("B9", "spec.activeDeadlineSeconds", 0, "", ("got 0", "60 to 31536000", "leave it out")),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from contract.crd.specs import VALID, change
 from windlass.api.validation import validate
@@ -109,6 +111,19 @@ RULES: list[tuple[str, Any, str]] = [
         "spec.parallelism.zeroStage: zeroStage and strategy do not fit (got strategy=DeepSpeed, zeroStage=nothing); "
         "allowed: zeroStage 1, 2 or 3 with strategy DeepSpeed, and no zeroStage with DDP or FSDP. hint: choose one "
         "strategy: add zeroStage for DeepSpeed, or remove it",
+    ),
+    (
+        "parallelism",
+        {"strategy": "DDP", "shardGroupSize": 2},
+        "spec.parallelism.shardGroupSize: shardGroupSize is for FSDP only (got shardGroupSize=2 with strategy DDP); "
+        "allowed: shardGroupSize with strategy FSDP. hint: remove shardGroupSize, or set strategy: FSDP",
+    ),
+    (
+        "parallelism",
+        {"strategy": "FSDP", "shardGroupSize": 2},
+        "spec.parallelism.shardGroupSize: does not divide the ranks into equal groups (got 2 with 1 nodes x "
+        "1 ranksPerNode = 1); allowed: a number that divides nodes x ranksPerNode. hint: use ranksPerNode, or "
+        "remove shardGroupSize to split over all ranks",
     ),
     (
         "resources",
@@ -387,3 +402,63 @@ def test_elastic_is_refused_where_another_number_of_ranks_cannot_load() -> None:
             )
             == []
         )
+
+
+# --- groups of ranks that split a copy of the model ---------------------------------------------------
+
+
+def grouped(nodes: int, ranks: int, size: Any, least: int | None = None) -> list[str]:
+    """What is said of groups of `size` in a gang of so many nodes and ranks in each, of which `least` may be left."""
+    document = change("spec.parallelism", {"strategy": "FSDP", "shardGroupSize": size})
+    document = change("spec.resources", {"nodes": nodes, "ranksPerNode": ranks}, document)
+    document = change("spec.training.globalBatchSize", nodes * ranks, document)
+    if least is not None:
+        document = change("spec.recovery.elastic", {"minNodes": least}, document)
+    return [str(problem) for problem in validate(document)]
+
+
+@given(st.integers(1, 64), st.integers(1, 16), st.integers(2, 70))
+def test_groups_must_divide_the_ranks(nodes: int, ranks: int, size: int) -> None:
+    found = grouped(nodes, ranks, size)
+    if nodes * ranks % size == 0:
+        assert found == []
+        return
+    assert found == [
+        "spec.parallelism.shardGroupSize: does not divide the ranks into equal groups "
+        f"(got {size} with {nodes} nodes x {ranks} ranksPerNode = {nodes * ranks}); allowed: a number that divides "
+        "nodes x ranksPerNode. hint: use ranksPerNode, or remove shardGroupSize to split over all ranks"
+    ]
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 16), st.integers(2, 40))
+def test_no_number_of_nodes_that_a_gang_may_have_is_without_equal_groups(
+    nodes: int, least: int, ranks: int, size: int
+) -> None:
+    """Taken if, and only if, the ranks of each allowed number of nodes divide."""
+    least = min(least, nodes)
+    fits = all(each * ranks % size == 0 for each in range(least, nodes + 1))
+    assert (grouped(nodes, ranks, size, least) == []) == fits
+
+
+def test_a_gang_that_may_shrink_past_its_groups_is_told_why_and_what_to_do() -> None:
+    assert grouped(4, 1, 2, 2) == [
+        "spec.recovery.elastic: the ranks of fewer nodes would not divide into groups of "
+        "parallelism.shardGroupSize (got minNodes 2 of 4 nodes x 1 ranksPerNode with shardGroupSize 2); allowed: "
+        "recovery.elastic with a shardGroupSize that divides ranksPerNode, or without one. hint: set minNodes to "
+        "resources.nodes, remove recovery.elastic, or create the job with another shardGroupSize"
+    ]
+
+
+@pytest.mark.parametrize("size", [0, -2, 1, 32_769, "2", 2.5, True])
+def test_what_is_no_size_of_a_group_is_said_once(size: Any) -> None:
+    """Rules about other fields leave it to the rule about its bounds."""
+    (found,) = grouped(2, 2, size, 1)
+    assert found.startswith("spec.parallelism.shardGroupSize: ")
+
+
+def test_a_strategy_that_splits_nothing_in_groups_has_none() -> None:
+    for parallelism in ({"strategy": "DDP"}, {"strategy": "DeepSpeed", "zeroStage": 3}):
+        (found,) = told(
+            "parallelism", {**parallelism, "shardGroupSize": 2}, change("spec.resources.nodes", 2)
+        )
+        assert f"with strategy {parallelism['strategy']})" in found

@@ -106,6 +106,13 @@ NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
         "use strategy DDP for what is elsewhere stage 0",
         (("parallelism.strategy", "DeepSpeed"),),
     ),
+    (
+        "parallelism.shardGroupSize",
+        2,
+        32_768,
+        "use ranksPerNode, so that weights are gathered within a node",
+        (("parallelism.strategy", "FSDP"), ("resources.nodes", 2)),
+    ),
 ]
 
 

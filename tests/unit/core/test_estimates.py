@@ -140,13 +140,31 @@ TRAINING = {"globalBatchSize": 16, "maxSteps": 10}
         ({"training": {**TRAINING, "microBatchSize": 8}}, {"microBatchSize", "activationCheckpointing"}),
         ({"resources": {"nodes": 2}}, {"activationCheckpointing", "strategy"}),
         ({"resources": {"nodes": 2}, "parallelism": {"strategy": "FSDP"}}, {"activationCheckpointing"}),
+        (
+            {"resources": {"nodes": 4}, "parallelism": {"strategy": "FSDP", "shardGroupSize": 2}},
+            {"activationCheckpointing", "shardGroupSize"},
+        ),
+        (
+            {"resources": {"nodes": 2}, "parallelism": {"strategy": "FSDP", "shardGroupSize": 2}},
+            {"activationCheckpointing"},
+        ),
     ],
 )
 def test_advice_names_only_what_can_still_be_changed(changes: dict[str, Any], expected: set[str]) -> None:
     spec = job(**changes)
     text = memory_advice(spec, planned(spec))
-    fields = {"microBatchSize", "activationCheckpointing", "strategy"}
+    fields = {"microBatchSize", "activationCheckpointing", "strategy", "shardGroupSize"}
     assert {field for field in fields if field in text} == expected
+
+
+def test_one_group_saves_what_the_advice_says() -> None:
+    four = {"nodes": 4, "ranksPerNode": 2}
+    groups = job(parallelism={"strategy": "FSDP", "shardGroupSize": 2}, resources=four)
+    one, many = planned(job(parallelism={"strategy": "FSDP"}, resources=four)), planned(groups)
+    saved = sum(getattr(many, name) - getattr(one, name) for name in ("weights", "gradients", "optimizer"))
+    assert f"parallelism without shardGroupSize (about {bytes_text(saved)} less per rank)" in memory_advice(
+        groups, many
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,9 @@ def job(**changes: Any) -> FineTuneJobSpec:
         (ADAPTED, replace(ALONE, adapter="LoRA", half=True), 42, 2, 4),
         (FULL, replace(ALONE, sharing="FSDP", world=4), 20, 20, 40),
         (ADAPTED, replace(ALONE, sharing="FSDP", world=4, half=True), 20.5, 0.5, 1),
+        (FULL, replace(ALONE, sharing="FSDP", world=4, shard_group=2), 40, 40, 80),
+        (FULL, replace(ALONE, sharing="FSDP", world=4, shard_group=4), 20, 20, 40),
+        (ADAPTED, replace(ALONE, sharing="FSDP", world=64, shard_group=4, half=True), 20.5, 0.5, 1),
         (FULL, replace(ALONE, sharing="ZeRO-1", world=4), 80, 80, 60),
         (FULL, replace(ALONE, sharing="ZeRO-2", world=4), 80, 20, 60),
         (FULL, replace(ALONE, sharing="ZeRO-3", world=4), 20, 20, 60),
@@ -100,6 +103,18 @@ def test_a_save_writes_from_a_copy(sharing: Sharing, copies: bool, size: float) 
     assert rank_memory(FULL, load).checkpoint_copy == size
 
 
+def test_a_save_of_groups_copies_a_part_of_a_group() -> None:
+    load = replace(ALONE, sharing="FSDP", world=8, shard_group=2)
+    assert rank_memory(FULL, load).checkpoint_copy == 120e6
+    assert state_bytes(FULL, load) == state_bytes(FULL, replace(load, shard_group=None))
+
+
+def test_groups_change_nothing_but_what_is_split() -> None:
+    alone = replace(ALONE, sharing="FSDP", world=2)
+    groups = replace(alone, world=16, shard_group=2)
+    assert rank_memory(FULL, groups) == rank_memory(FULL, alone)
+
+
 def test_recomputing_keeps_one_layer_and_the_inputs_of_all() -> None:
     plain = rank_memory(FULL, ALONE).activations
     less = rank_memory(FULL, replace(ALONE, recomputed=True)).activations
@@ -127,6 +142,13 @@ def test_recomputing_keeps_one_layer_and_the_inputs_of_all() -> None:
 def test_the_workload_of_a_spec(changes: dict[str, Any], expected: tuple[object, ...]) -> None:
     load = workload_of(job(**changes), half=False)
     assert (load.sharing, load.world, load.rows, load.tokens_per_row, load.accumulation) == expected
+
+
+@pytest.mark.parametrize(("size", "shards"), [(None, 8), (2, 2), (4, 4), (8, 8)])
+def test_the_parts_of_a_spec(size: int | None, shards: int) -> None:
+    parallelism = {"strategy": "FSDP"} | ({} if size is None else {"shardGroupSize": size})
+    spec = job(parallelism=parallelism, resources={"nodes": 4, "ranksPerNode": 2})
+    assert workload_of(spec, half=False).shards == shards
 
 
 @pytest.mark.parametrize(("longest", "tokens"), [(None, 1024), (100, 100), (5000, 1024)])
@@ -158,6 +180,7 @@ LOADS = st.builds(
     recomputed=st.booleans(),
     adapter=st.sampled_from([None, "LoRA", "IA3"]),
     copies_state=st.booleans(),
+    shard_group=st.sampled_from([None, 2, 8]),
 )
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.tracking.server import shared
+from windlass.api.contract import RankContext
+from windlass.api.status import Plan
 from windlass_workloads.tracking.client import Client
+from windlass_workloads.tracking.facts import parameters_of
 
 pytestmark = [pytest.mark.workloads, pytest.mark.timeout(600)]
 CANARY = "canary-7f3a91"
@@ -109,3 +112,11 @@ def test_training_is_the_same_without_the_server(make_job, secrets):
     told = run.of("Tracking")
     assert told[0].message.startswith("http://127.0.0.1:9 does not answer (")
     assert told[-1].tracking.run_id is None
+
+
+@pytest.mark.parametrize(("size", "told"), [(2, "2"), (None, None)])
+def test_groups_of_ranks_are_recorded_where_there_are_any(make_job, size, told):
+    job = make_job(parallelism={"strategy": "FSDP", **({"shardGroupSize": size} if size else {})})
+    context = RankContext(task="train", config=job.config(), incarnation=1, rank=0, world_size=4)
+    parameters = parameters_of(context, Plan())
+    assert (parameters["strategy"], parameters.get("shard_group_size")) == ("FSDP", told)

@@ -22,6 +22,7 @@ def parameters_of(context: RankContext, plan: Plan) -> dict[str, str]:
         "objective": spec.method.objective,
         "strategy": spec.parallelism.strategy,
         "zero_stage": spec.parallelism.zero_stage,
+        "shard_group_size": spec.parallelism.shard_group_size,
         "world_size": plan.world_size,
         "accumulation": plan.accumulation,
         "global_batch_size": training.global_batch_size,

@@ -6,9 +6,12 @@ forked from a parent that has made it already (`ahead`) is spared.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from windlass.api.meta import Reason
 from windlass_workloads.data.errors import WorkloadError
@@ -18,9 +21,14 @@ INTEGERS = ((8, torch.int64), (4, torch.int32), (2, torch.int16), (1, torch.uint
 
 
 def bit_sums(model: nn.Module) -> torch.Tensor:
-    """One sum for each parameter, in their order; int64 on the model's device."""
+    """One sum for each parameter, of a split one for this rank's part, in their order; int64 on the model's device."""
     with torch.no_grad():
-        return torch.stack([bits_of(each).sum(dtype=torch.int64) for each in model.parameters()])
+        return torch.stack([bits_of(local(each)).sum(dtype=torch.int64) for each in model.parameters()])
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this rank holds of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def bits_of(tensor: torch.Tensor) -> torch.Tensor:
@@ -31,17 +39,21 @@ def bits_of(tensor: torch.Tensor) -> torch.Tensor:
     return flat.view(kind)
 
 
-def require_equal(model: nn.Module, known: torch.Tensor | None = None) -> None:
-    """Refuses to train ranks whose weights differ, which a broadcast would only hide. Collective.
+def require_equal(model: nn.Module, known: torch.Tensor | None = None, group: Any = None) -> None:
+    """Refuses to train ranks whose weights differ, which a broadcast would only hide. Collective over all ranks.
 
-    `known` are the sums of these very weights, where they were made before.
+    `known` are the sums of these very weights, where they were made before. Compared are the ranks of `group`, all if
+    left out; a difference in one group is an error on every rank of all.
     """
     parameters = list(model.named_parameters())
     sums = bit_sums(model) if known is None else known.to(parameters[0][1].device)
     lowest, highest = sums.clone(), sums.clone()
-    dist.all_reduce(lowest, op=dist.ReduceOp.MIN)
-    dist.all_reduce(highest, op=dist.ReduceOp.MAX)
-    differing = (lowest != highest).nonzero().flatten().tolist()
+    dist.all_reduce(lowest, op=dist.ReduceOp.MIN, group=group)
+    dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
+    differs = (lowest != highest).to(torch.int64)
+    if group is not None:
+        dist.all_reduce(differs, op=dist.ReduceOp.MAX)
+    differing = differs.nonzero().flatten().tolist()
     if differing:
         raise WorkloadError(
             Reason.CONFIGURATION,

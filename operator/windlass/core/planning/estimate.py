@@ -121,6 +121,9 @@ def savings(spec: FineTuneJobSpec, found: PlannedMemory) -> list[tuple[str, int]
         ways.append(("training.activationCheckpointing: true", found.activations // 2))
     if spec.parallelism.strategy == "DDP" and world > 1:
         ways.append(("parallelism.strategy: FSDP", kept - kept // world))
+    group = spec.parallelism.shard_group_size
+    if group is not None and group < world:
+        ways.append(("parallelism without shardGroupSize", kept - kept * group // world))
     return sorted((way for way in ways if way[1] > 0), key=lambda way: -way[1])
 
 

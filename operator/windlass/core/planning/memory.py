@@ -38,6 +38,12 @@ class Workload:
     recomputed: bool
     adapter: Literal["LoRA", "IA3"] | None = None
     copies_state: bool = True
+    shard_group: int | None = None
+
+    @property
+    def shards(self) -> int:
+        """Parts that FSDP cuts the model into."""
+        return self.shard_group or self.world
 
     @property
     def tokens(self) -> int:
@@ -83,6 +89,7 @@ def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None
         recomputed=spec.training.activation_checkpointing,
         adapter=spec.adapter.type if spec.adapter is not None else None,
         copies_state=spec.checkpoint.asynchronous,
+        shard_group=spec.parallelism.shard_group_size,
     )
 
 
@@ -105,7 +112,7 @@ def weight_bytes(shape: ModelShape, load: Workload) -> int:
     if load.sharing == "DDP":
         return WHOLE * shape.trained + (HALF if load.half else WHOLE) * frozen
     if load.sharing == "FSDP":
-        return _share(WHOLE * shape.parameters, load.world)
+        return _share(WHOLE * shape.parameters, load.shards)
     size = (HALF if load.half else WHOLE) * shape.parameters
     return _share(size, load.world) if load.sharing == "ZeRO-3" else size
 
@@ -114,7 +121,7 @@ def gradient_bytes(shape: ModelShape, load: Workload) -> int:
     """Gradients at rest: whole, or a share of them where the strategy splits them."""
     if load.sharing in ("DDP", "FSDP"):
         whole = WHOLE * shape.trained
-        return whole if load.sharing == "DDP" else _share(whole, load.world)
+        return whole if load.sharing == "DDP" else _share(whole, load.shards)
     whole = (HALF if load.half else WHOLE) * shape.trained
     return whole if load.sharing == "ZeRO-1" else _share(whole, load.world)
 
@@ -124,7 +131,7 @@ def optimizer_bytes(shape: ModelShape, load: Workload) -> int:
     if load.sharing == "DDP":
         return MOMENTS * shape.trained
     if load.sharing == "FSDP":
-        return _share(MOMENTS * shape.trained, load.world)
+        return _share(MOMENTS * shape.trained, load.shards)
     return _share((MOMENTS + WHOLE) * shape.trained, load.world)
 
 
@@ -176,7 +183,7 @@ def copy_bytes(shape: ModelShape, load: Workload) -> int:
     if load.sharing == "DDP":
         return state_bytes(shape, load)
     if load.sharing == "FSDP" and load.copies_state:
-        return _share(state_bytes(shape, load), load.world)
+        return _share(state_bytes(shape, load), load.shards)
     return 0
 
 

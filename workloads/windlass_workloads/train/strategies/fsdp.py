@@ -1,4 +1,8 @@
-"""FSDP: weights, gradients and optimiser are cut over ranks (torch's fully_shard), layer by layer."""
+"""FSDP: weights, gradients and optimiser are cut over ranks (torch's fully_shard), layer by layer.
+
+With parallelism.shardGroupSize they are cut over that many neighbouring ranks only, and every such group holds all of
+them (hybrid sharding, HSDP): weights are gathered within a group, gradients are summed over groups as well.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from windlass.api.meta import Reason
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import TorchState
+from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.train.own_time import Meeting
+from windlass_workloads.train.replicas import require_equal
 from windlass_workloads.train.strategies.base import (
     Setting,
     clip,
@@ -23,6 +30,9 @@ from windlass_workloads.train.strategies.base import (
     norm_of,
     set_rate,
 )
+
+REPLICATE = "replicate"
+SHARD = "shard"
 
 
 class FSDP:
@@ -36,11 +46,14 @@ class FSDP:
         policy = MixedPrecisionPolicy()
         if setting.precision == "BF16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        mesh = init_device_mesh(setting.device.type, (setting.world_size,))
+        mesh = mesh_of(setting)
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         self.module: Any = fully_shard(model, mesh=mesh, mp_policy=policy)
         self.module.to(setting.device)
+        if mesh.ndim == 2:
+            # Nothing is ever sent from one group to another but gradients: what differs would stay different.
+            require_equal(self.module, group=mesh.get_group(REPLICATE))
         self.optimizer = make_optimizer(self.module, setting.spec)
         self.clip_to = float(setting.spec.training.gradient_clip)
         self.trained: list[nn.Parameter] = [each for each in self.module.parameters() if each.requires_grad]
@@ -94,3 +107,18 @@ class FSDP:
             strict=not self.setting.trainable_only,
         )
         return dict(get_model_state_dict(self.module, options=options))
+
+
+def mesh_of(setting: Setting) -> DeviceMesh:
+    """All ranks as one group, or groups of shardGroupSize neighbours. Collective; WorkloadError if they do not fit."""
+    world, size = setting.world_size, setting.spec.parallelism.shard_group_size
+    if size is None or size == world:
+        return init_device_mesh(setting.device.type, (world,))
+    if world % size:
+        raise WorkloadError(
+            Reason.CONFIGURATION,
+            f"spec.parallelism.shardGroupSize: does not divide the ranks into equal groups (got {size} with {world} "
+            "ranks); allowed a number that divides the ranks.",
+            hint="create a job with a shardGroupSize that divides ranksPerNode; then any number of nodes fits.",
+        )
+    return init_device_mesh(setting.device.type, (world // size, size), mesh_dim_names=(REPLICATE, SHARD))

@@ -388,7 +388,7 @@ ROWS: Final = (
         "F60",
         "The number of ranks changes between two attempts",
         "a checkpoint of two ranks is resumed by one, and one of one by two",
-        "loaded in the new shape, or refused with both numbers",
+        "loaded in the new shape, converted for it first under DeepSpeed; what cannot be is refused with both numbers",
     ),
     Row(
         "F61",

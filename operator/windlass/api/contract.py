@@ -274,6 +274,17 @@ class Manifest(Model):
     created_at: datetime
 
 
+class Conversion(Model):
+    """Written last into the universal copy of a DeepSpeed checkpoint, which any number of ranks can load."""
+
+    version: int = CONTRACT_VERSION
+    source: str = Field(description="Name of the checkpoint that it was made from.")
+    source_digest: str = Field(description="That checkpoint's `files_digest`.")
+    files: list[FileEntry]
+    files_digest: str = Field(description="sha256 over the sorted file entries.")
+    created_at: datetime
+
+
 class AcceptedCheckpoint(Model):
     """A checkpoint that counted as verified when an incarnation began."""
 

@@ -87,10 +87,6 @@ def _elastic_fits(value: Any, _: Any) -> bool:
     return elastic is None or elastic["minNodes"] <= value["resources"]["nodes"]
 
 
-def _elastic_reshards(value: Any, _: Any) -> bool:
-    return "elastic" not in value["recovery"] or value["parallelism"]["strategy"] != "DeepSpeed"
-
-
 def _world(value: Any) -> int:
     return int(value["resources"]["nodes"] * value["resources"]["ranksPerNode"])
 
@@ -168,15 +164,6 @@ CROSS_RULES: Final = (
         allowed="at most resources.nodes",
         hint="lower minNodes, or raise resources.nodes",
         path="recovery.elastic.minNodes",
-    ),
-    Rule(
-        cel="!has(self.recovery.elastic) || self.parallelism.strategy != 'DeepSpeed'",
-        holds=_elastic_reshards,
-        wrong="DeepSpeed's checkpoints cannot be loaded by another number of ranks",
-        got="recovery.elastic with strategy DeepSpeed",
-        allowed="recovery.elastic with strategy DDP or FSDP",
-        hint="use strategy FSDP, or remove recovery.elastic",
-        path="recovery.elastic",
     ),
     Rule(
         cel=(

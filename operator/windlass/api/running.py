@@ -236,7 +236,7 @@ class Recovery(Model):
     Example: [RecreatePod, RecreateGang]."""
     elastic: Elastic | None = None
     """Going on with fewer nodes than resources.nodes while some cannot be had; if left out, the gang waits until it is
-    whole. With strategy DDP or FSDP. Example: {minNodes: 2}."""
+    whole. DeepSpeed converts a checkpoint for another number of ranks first. Example: {minNodes: 2}."""
     budgets: Budgets = Field(default_factory=Budgets)
     """Failures survived per class; a newer verified checkpoint resets the count. Example: {crash: 3}."""
     back_off_seconds: Annotated[int, Field(ge=0, le=3600), Hint("it doubles with every failure in a row")] = (

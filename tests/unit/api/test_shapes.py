@@ -17,6 +17,7 @@ from windlass.api import contract, describe, meta
 from windlass.api.base import Model, StatusModel
 from windlass.api.contract import (
     BudgetUse,
+    Conversion,
     Incarnation,
     Manifest,
     Orders,
@@ -337,6 +338,7 @@ MESSAGES: list[BaseModel] = [
         files_digest="d",
         created_at=AT,
     ),
+    Conversion(source="step-00000020.i1", source_digest="d", files=[], files_digest="e", created_at=AT),
 ]
 
 
@@ -372,7 +374,7 @@ def test_every_message_with_a_version_has_the_same_one() -> None:
         if isinstance(model, type) and issubclass(model, BaseModel) and "version" in model.model_fields
     ]
     assert {model.model_fields["version"].default for model in versioned} == {meta.CONTRACT_VERSION}
-    assert len(versioned) == 5
+    assert len(versioned) == 6
 
 
 @settings(max_examples=60, deadline=None)

@@ -52,6 +52,9 @@ class DirectoryAdapter(Protocol):
     def load_directory(self, directory: Path) -> None:
         """Collective: every rank reads what save_directory wrote with the same number of ranks."""
 
+    def load_universal(self, directory: Path) -> None:
+        """Collective: every rank reads its part of the universal copy, which any number of ranks can load."""
+
     def owner_of(self, path: str) -> int:
         """Rank that hashes a file, given relative to the directory."""
 

@@ -12,12 +12,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import xxhash
 from pydantic import ValidationError
 
-from windlass.api.contract import FileEntry, Manifest
+from windlass.api.contract import Conversion, FileEntry, Manifest
 from windlass_workloads.checkpoint.errors import SaveError
 from windlass_workloads.checkpoint.incarnations import require_newest
 from windlass_workloads.checkpoint.store import MANIFEST, RunStore, check_relative, parse_checkpoint_name
@@ -26,6 +26,8 @@ SELF_DIGEST: Final = "manifestDigest"
 """Key beside the model's own in the file: sha256 of the rest, so that a flipped bit here is seen too."""
 
 BLOCK_BYTES: Final = 4 << 20
+
+Kind = TypeVar("Kind", Manifest, Conversion)
 
 
 class ManifestInvalid(ValueError):
@@ -62,7 +64,7 @@ def total_bytes(manifest: Manifest) -> int:
     return sum(entry.size for entry in manifest.files)
 
 
-def encode(manifest: Manifest) -> bytes:
+def encode(manifest: Manifest | Conversion) -> bytes:
     """The bytes of manifest.json."""
     wire = manifest.model_dump(mode="json", by_alias=True)
     return (json.dumps({**wire, SELF_DIGEST: _self_digest(wire)}, indent=1) + "\n").encode()
@@ -70,6 +72,11 @@ def encode(manifest: Manifest) -> bytes:
 
 def decode(data: bytes) -> Manifest:
     """The manifest in these bytes; ManifestInvalid says what is wrong."""
+    return decode_as(Manifest, data)
+
+
+def decode_as(kind: type[Kind], data: bytes) -> Kind:
+    """The manifest of this kind in these bytes; ManifestInvalid says what is wrong."""
     try:
         wire = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -79,7 +86,7 @@ def decode(data: bytes) -> Manifest:
     if wire.pop(SELF_DIGEST, None) != _self_digest(wire):
         raise ManifestInvalid("the manifest's own digest does not match")
     try:
-        manifest = Manifest.model_validate_json(json.dumps(wire))
+        manifest = kind.model_validate_json(json.dumps(wire))
     except ValidationError as error:
         raise ManifestInvalid(f"the manifest has a wrong form: {error.errors()[0]['msg']}") from error
     if files_digest(manifest.files) != manifest.files_digest:
@@ -114,7 +121,7 @@ def commit(store: RunStore, name: str, manifest: Manifest) -> None:
 
 
 def verify(
-    directory: Path, manifest: Manifest, *, deep: bool, only: Sequence[FileEntry] | None = None
+    directory: Path, manifest: Manifest | Conversion, *, deep: bool, only: Sequence[FileEntry] | None = None
 ) -> list[str]:
     """What is wrong with a checkpoint's files, at most one line per file; empty when nothing is.
 

@@ -12,6 +12,7 @@ instead: it says nothing about the checkpoint. Must never load unverified bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,17 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from windlass.api.contract import FileEntry, Manifest, RankContext
-from windlass_workloads.checkpoint import flat, randomness
+from windlass_workloads.checkpoint import flat, randomness, universal
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.errors import STORE_FIELD, CheckpointUnusable, StoreUnusable
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.store import RunStore
+from windlass_workloads.checkpoint.universal import FALL_BACK
 
 __all__ = ["load"]
 
-FALL_BACK = "the run falls back to the next verified checkpoint by itself; check the volume for errors"
+Problems = tuple[str, ...]
 
 
 def load(
@@ -48,18 +50,19 @@ def load(
         raise ValueError("context.resume: nothing to load (got None); allowed a checkpoint's name")
     name = context.resume
     group = group or SaveGroup()
-    manifest = _verified(store, name, context, group)
-    _require_fitting(name, manifest, state, group.world_size)
+    manifest, copied = _verified(store, name, context, group, state)
+    _require_fitting(name, manifest, state, group.world_size, copied)
     if check is not None:
         check(manifest)
-    directory = store.path(name)
+    directory = store.path(universal.copy_of(name) if copied else name)
     try:
         if state.format == "DeepSpeed":
-            state.load_directory(directory)  # type: ignore[union-attr]
+            engine: DirectoryAdapter = state  # type: ignore[assignment]
+            (engine.load_universal if copied else engine.load_directory)(directory)
             generators = randomness.read(directory / randomness.file_of(group.rank))
         else:
             generators = _load_dcp(directory, state, group)  # type: ignore[arg-type]
-    except (CheckpointException, RuntimeError, KeyError, ValueError) as error:
+    except (CheckpointException, RuntimeError, LookupError, ValueError, AssertionError) as error:
         silent = next((each for each in _causes(error) if isinstance(each, OSError)), None)
         raise _unloadable(name, error) if silent is None else _silent(name, "read", silent) from error
     except OSError as error:
@@ -82,52 +85,90 @@ def shares(files: list[FileEntry], world_size: int) -> list[list[FileEntry]]:
     return parts
 
 
-def _verified(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> Manifest:
-    """The manifest, once all ranks together have hashed all files; StoreUnusable when a volume does not answer."""
-    manifest, problems, outage = _look(store, name, context, group)
-    everyone = group.gather((problems, outage))
-    found = list(dict.fromkeys(problem for each, _ in everyone for problem in each))
-    silent = next((each for _, each in everyone if each is not None), None)
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What a rank found: the manifest, what is wrong with its share of the files, or why neither could be told.
+
+    `copied` when the files are those of the universal copy.
+    """
+
+    manifest: Manifest | None = None
+    copied: bool = False
+    problems: Problems = ()
+    outage: str | None = None
+
+
+def _verified(
+    store: RunStore,
+    name: str,
+    context: RankContext,
+    group: SaveGroup,
+    state: StateAdapter | DirectoryAdapter,
+) -> tuple[Manifest, bool]:
+    """The manifest, once all ranks together have hashed all files that are to be loaded, and whether these are the
+    universal copy's. StoreUnusable when a volume does not answer."""
+    sight = _look(store, name, context, group, state)
+    everyone = group.gather((sight.problems, sight.outage, sight.copied))
+    found = list(dict.fromkeys(problem for each, _, _ in everyone for problem in each))
+    silent = next((each for _, each, _ in everyone if each is not None), None)
     if silent is not None and not found:
         raise _silent(name, "verified", silent)
-    if found or manifest is None:
+    if found or sight.manifest is None:
         raise CheckpointUnusable(name, "its content is damaged", hint=FALL_BACK, evidence=found)
-    return manifest
+    return sight.manifest, all(copied for _, _, copied in everyone)
 
 
 def _look(
-    store: RunStore, name: str, context: RankContext, group: SaveGroup
-) -> tuple[Manifest | None, list[str], str | None]:
-    """This rank's part: the manifest, what is wrong with its share, and why neither could be told."""
+    store: RunStore,
+    name: str,
+    context: RankContext,
+    group: SaveGroup,
+    state: StateAdapter | DirectoryAdapter,
+) -> _Sight:
+    """This rank's part."""
     try:
-        return *_compare(store, name, context, group), None
+        return _compare(store, name, context, group, state)
     except OSError as error:
         try:
             store.probe()
         except StoreUnusable:
-            return None, [], str(error)
+            return _Sight(outage=str(error))
     # The volume works. Either it does so again, or this file alone is beyond reading.
     try:
-        return *_compare(store, name, context, group), None
+        return _compare(store, name, context, group, state)
     except OSError as error:
-        return None, [str(error)], None
+        return _Sight(problems=(str(error),))
 
 
 def _compare(
-    store: RunStore, name: str, context: RankContext, group: SaveGroup
-) -> tuple[Manifest | None, list[str]]:
+    store: RunStore,
+    name: str,
+    context: RankContext,
+    group: SaveGroup,
+    state: StateAdapter | DirectoryAdapter,
+) -> _Sight:
+    copy = None
     try:
         manifest = manifests.read(store, name)
+        if state.format == "DeepSpeed" and universal.is_wanted(manifest, group.world_size):
+            copy = universal.find(store, name, manifest)
     except manifests.ManifestInvalid as error:
-        return None, [str(error)]
+        return _Sight(problems=(str(error),))
     if manifest.run_uid != context.config.run.uid:
-        return None, [f"the manifest is of another run (got uid {manifest.run_uid})"]
-    share = shares(manifest.files, group.world_size)[group.rank]
-    return manifest, manifests.verify(store.path(name), manifest, deep=True, only=share)
+        return _Sight(problems=(f"the manifest is of another run (got uid {manifest.run_uid})",))
+    loaded = manifest if copy is None else copy
+    directory = store.path(name if copy is None else universal.copy_of(name))
+    share = shares(loaded.files, group.world_size)[group.rank]
+    problems = manifests.verify(directory, loaded, deep=True, only=share)
+    return _Sight(manifest, copy is not None, tuple(problems))
 
 
 def _require_fitting(
-    name: str, manifest: Manifest, state: StateAdapter | DirectoryAdapter, world_size: int
+    name: str,
+    manifest: Manifest,
+    state: StateAdapter | DirectoryAdapter,
+    world_size: int,
+    copied: bool,
 ) -> None:
     if manifest.format != state.format:
         raise CheckpointUnusable(
@@ -138,12 +179,12 @@ def _require_fitting(
         )
     if state.format != "DeepSpeed":
         return
-    if manifest.world_size != world_size:
+    if manifest.world_size != world_size and not copied:
         raise CheckpointUnusable(
             name,
-            f"spec.resources: DeepSpeed saved it with {manifest.world_size} ranks and cannot load it with "
+            f"spec.resources: DeepSpeed saved it with {manifest.world_size} ranks, and it has no universal copy for "
             f"another number (got {world_size}); allowed {manifest.world_size}",
-            hint=f"set nodes x ranksPerNode to {manifest.world_size}, or train with FSDP, which may change",
+            hint="a restart makes the copy; look at the failure of the one that did not",
         )
     if manifest.strategy != state.strategy:
         raise CheckpointUnusable(

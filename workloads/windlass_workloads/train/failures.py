@@ -98,11 +98,11 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
     if isinstance(error, (SaveError, StoreUnusable)) or getattr(error, "errno", None) in STORAGE_ERRORS:
         return Reason.STORAGE, FailureClass.STORAGE, "check the volume behind checkpoint.store."
     text = f"{type(error).__name__} {error}"
-    if OUT_OF_MEMORY.search(text):
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
         hint = (
             "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
         )
-        return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, hint
+        return Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY, getattr(error, "hint", hint)
     if CASCADE.search(text):
         return (
             Reason.INFRASTRUCTURE,
@@ -120,6 +120,9 @@ def _make(
     error: BaseException, reason: Reason, failure_class: FailureClass, hint: str
 ) -> tuple[Failure, ExitCode]:
     lines = [line for part in traceback.format_exception(error) for line in part.splitlines() if line.strip()]
+    if isinstance(error, CheckpointUnusable) and error.evidence:
+        # Which files, and why: worth more than where in our code that was noticed.
+        lines = list(error.evidence)
     failure = Failure(
         reason=reason,
         failure_class=failure_class,

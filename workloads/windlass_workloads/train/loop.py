@@ -24,6 +24,7 @@ from windlass_workloads.data.arrays import Split
 from windlass_workloads.data.errors import StopRequested
 from windlass_workloads.data.order import deal
 from windlass_workloads.data.sources import Roots
+from windlass_workloads.train import conversion
 from windlass_workloads.train import runtime as runtimes
 from windlass_workloads.train.assembly import Assembly, assemble
 from windlass_workloads.train.export import export
@@ -59,8 +60,13 @@ def run(context: RankContext, channel: Channel, roots: Roots, after: ExitStack) 
     report = Reporter(channel, context.rank)
 
     # --- start ----------------------------------------------------------------------------------
+    patience = runtimes.RENDEZVOUS_SECONDS
+    if conversion.is_needed(context):
+        report.phase(Phase.LOAD)
+        conversion.run(context)
+        patience = runtimes.ALONE_SECONDS
     report.phase(Phase.RENDEZVOUS)
-    runtime = runtimes.start(context, channel)
+    runtime = runtimes.start(context, channel, patience=patience)
     report.phase(Phase.LOAD)
     job = assemble(runtime, roots)
     resumed = job.counters["step"]

@@ -87,15 +87,18 @@ def hardware_of(device: torch.device) -> precision.Hardware:
     return precision.hardware_of_cpu(precision.processor_flags())
 
 
-def start(context: RankContext, channel: Channel) -> Runtime:
-    """Joins the process group of this incarnation; returns when all ranks have."""
+def start(context: RankContext, channel: Channel, *, patience: float = RENDEZVOUS_SECONDS) -> Runtime:
+    """Joins the process group of this incarnation; returns when all ranks have.
+
+    `patience`: seconds that rank 0 may take until it listens.
+    """
     torch.set_num_threads(context.threads)
     device = pick_device(context)
     store: Any = dist.HashStore()
     timeout = timedelta(seconds=RENDEZVOUS_SECONDS)
     if context.world_size > 1:
         if context.rank != 0:
-            await_listener(context.master_address, context.master_port)
+            await_listener(context.master_address, context.master_port, patience)
         store = dist.TCPStore(
             context.master_address, context.master_port, context.world_size, context.rank == 0, timeout
         )
@@ -112,12 +115,12 @@ def start(context: RankContext, channel: Channel) -> Runtime:
     return runtime
 
 
-def await_listener(address: str, port: int) -> None:
+def await_listener(address: str, port: int, patience: float = RENDEZVOUS_SECONDS) -> None:
     """Returns once somebody listens there, or after a while: the store then says what is wrong.
 
     A TCPStore that is refused at first tries again only after most of a second, which a restart would pay each time.
     """
-    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:
             socket.create_connection((address, port), timeout=RENDEZVOUS_SECONDS).close()

@@ -6,10 +6,13 @@ DeepSpeed counts micro-batches by the same numbers.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,8 @@ from windlass_workloads.train.strategies.base import CPU, Setting, make_optimize
 
 DEFAULT_STAGE = 2
 LOG_LEVEL = "DEEPSPEED_LOG_LEVEL"
+LATEST = "latest_universal"
+"""A file that names the newest copy. Here the manifest does."""
 
 
 @contextmanager
@@ -50,6 +55,33 @@ def load_library() -> Any:
     module: Any = sys.modules["deepspeed.comm.torch"]
     module.build_shm_op = lambda: None
     return deepspeed
+
+
+def to_universal(source: Path, target: Path) -> None:
+    """Converts what an engine has saved in `source` to the universal form in `target`.
+
+    Works in the current process, with little more memory than one rank's share, and unpickles what it reads. Raises
+    whatever DeepSpeed does. Needs room for the fragments of all tensors beside the tensors until it is done.
+    """
+    load_library()
+    from deepspeed.checkpoint import ds_to_universal
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Fragments are found by patterns that would take letters of the store's path for wildcards.
+    with contextlib.chdir(target.parent):
+        ds_to_universal.main(
+            argparse.Namespace(
+                input_folder=os.path.relpath(source),
+                output_folder=target.name,
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                # Stages 1 and 2 leave out what only tensor parallelism would need to say.
+                inject_missing_state=True,
+            )
+        )
+    (target.parent / LATEST).unlink(missing_ok=True)
 
 
 def settings_of(setting: Setting) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The API server's own record of what the operator wrote, with times of a microsecond's precision.
+"""The API server's own record of what the operator wrote and read, with times of a microsecond's precision.
 
-The server logs nothing but changes made by the operator's ServiceAccount, so that reading is cheap.
+The server logs nothing but requests of the operator's ServiceAccount, and no watches, so that reading is cheap.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 OPERATOR = "system:serviceaccount:windlass-system:operator"
 CHANGES = ("create", "update", "patch", "delete", "deletecollection")
+READS = ("get", "list")
 # Asked and answered, nothing is stored.
 REVIEWS = ("tokenreviews", "subjectaccessreviews", "selfsubjectaccessreviews")
 # Written while nothing happens to any job: who leads, and where reports go.
@@ -22,18 +23,18 @@ OWN = ("leases", "endpointslices")
 
 
 def policy() -> dict[str, Any]:
-    """The audit policy: changes by the operator, once each, without bodies."""
+    """The audit policy: changes and reads by the operator, once each, without bodies."""
     return {
         "apiVersion": "audit.k8s.io/v1",
         "kind": "Policy",
         "omitStages": ["RequestReceived"],
-        "rules": [{"level": "Metadata", "users": [OPERATOR], "verbs": list(CHANGES)}, {"level": "None"}],
+        "rules": [{"level": "Metadata", "users": [OPERATOR], "verbs": [*CHANGES, *READS]}, {"level": "None"}],
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One change. `at` is when the server had answered it, in seconds since 1970."""
+    """One request. `at` is when the server had answered it, in seconds since 1970."""
 
     at: float
     verb: str
@@ -41,6 +42,11 @@ class Write:
     namespace: str
     name: str
     code: int
+
+    @property
+    def changes(self) -> bool:
+        """Whether it was sent to change something."""
+        return self.verb in CHANGES
 
     @property
     def is_of_jobs(self) -> bool:
@@ -54,10 +60,10 @@ class Write:
 
 
 def parse(line: str) -> Write | None:
-    """One line of the log; None for what is no change."""
+    """One line of the log; None for what neither changes nor reads an object."""
     event = json.loads(line)
     reference = event.get("objectRef") or {}
-    if event.get("stage") != "ResponseComplete" or event.get("verb") not in CHANGES:
+    if event.get("stage") != "ResponseComplete" or event.get("verb") not in (*CHANGES, *READS):
         return None
     resource = "/".join(part for part in (reference.get("resource"), reference.get("subresource")) if part)
     if resource in REVIEWS:
@@ -78,6 +84,7 @@ class Audit:
 
     path: Path
     writes: list[Write] = field(default_factory=list)
+    reads: list[Write] = field(default_factory=list)
     _offset: int = 0
 
     def read(self) -> list[Write]:
@@ -88,13 +95,19 @@ class Audit:
                 text = log.read()
             whole = text[: text.rfind(b"\n") + 1]
             self._offset += len(whole)
-            found = (parse(line) for line in whole.decode().splitlines() if line)
-            self.writes += [write for write in found if write is not None]
+            for found in (parse(line) for line in whole.decode().splitlines() if line):
+                if found is not None:
+                    (self.writes if found.changes else self.reads).append(found)
         return self.writes
 
     def since(self, at: float, until: float = float("inf")) -> list[Write]:
         """Writes answered in an interval of time."""
         return [write for write in self.read() if at <= write.at < until]
+
+    def reads_since(self, at: float, until: float = float("inf")) -> list[Write]:
+        """Reads answered in an interval of time."""
+        self.read()
+        return [one for one in self.reads if at <= one.at < until]
 
 
 def by_resource(writes: Iterable[Write]) -> dict[str, int]:

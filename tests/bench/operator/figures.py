@@ -88,6 +88,14 @@ def places(kind: str, bodies: Iterable[Mapping[str, Any]]) -> list[tuple[str, st
     return found
 
 
+def used(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of processor time that each program has used between two looks, and all together."""
+    spent = {name: round(seconds - before.get(name, 0.0), 2) for name, seconds in sorted(after.items())}
+    return {name: seconds for name, seconds in spent.items() if seconds > 0} | {
+        "all": round(sum(max(seconds, 0.0) for seconds in spent.values()), 2)
+    }
+
+
 def ratio(seconds: float, beside: Sequence[float]) -> float:
     """How many times as long as the mean of the runs before and after it."""
     return round(seconds / (sum(beside) / len(beside)), 2)

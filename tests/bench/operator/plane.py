@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,6 +162,21 @@ def commands(found: dict[str, Path], plane: Plane, config: Path) -> list[list[st
             f"--config={playing}",
         ],
     ]
+
+
+def cpu_seconds(parent: int, processes: Path = Path("/proc")) -> dict[str, float]:
+    """Processor time of every child of a process, by its program's name; what an earlier child used is not in it."""
+    found: dict[str, float] = {}
+    for path in processes.glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended meanwhile
+            continue
+        numbers = rest.split()
+        if int(numbers[1]) == parent:
+            used = (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+            found[name] = found.get(name, 0.0) + used
+    return found
 
 
 def node(name: str) -> dict[str, Any]:

@@ -140,9 +140,11 @@ async def bare_start(here: Scene) -> None:
     bodies = [body for name in here.names for body in load.bare_pods(name, BARE, options.nodes, settings)]
     path = f"/api/v1/namespaces/{BARE}/pods"
     tell(f"bare client: {len(bodies)} pods")
+    used = plane.cpu_seconds(os.getpid())
     began = time.monotonic()
     await load.each(bodies, lambda body: api.send("POST", path, body), at_once=options.at_once)
     seconds = time.monotonic() - began
+    programs = figures.used(used, plane.cpu_seconds(os.getpid()))
     await load.all_run(api, BARE, 900)
     row = {
         "pods": len(bodies),
@@ -150,6 +152,7 @@ async def bare_start(here: Scene) -> None:
         "podsPerSecond": round(len(bodies) / seconds, 1),
         "allRunSeconds": round(time.monotonic() - began, 1),
         "requestsAtOnce": options.at_once,
+        "cpuSecondsByProgram": programs,
         "loadAverage": os.getloadavg()[0],
     }
     here.found.setdefault("bare", []).append(row)
@@ -168,10 +171,11 @@ async def start_of_all(here: Scene) -> None:
     submitted = await load.submit(here.api, NAMESPACE, here.names, options.nodes)
     tell(f"jobs: {options.jobs} submitted in {submitted:.1f} s")
     pods = options.jobs * options.nodes
+    used = plane.cpu_seconds(os.getpid())
     operator = here.start("one")
     began = time.time()
     await wait_for(lambda: sum(one.made_a_pod for one in audit.read()) >= pods, "all pods are made", 1200)
-    cpu = operator.cpu_seconds()
+    cpu, programs = operator.cpu_seconds(), figures.used(used, plane.cpu_seconds(os.getpid()))
     acquired = acquired_at(here.plane.api)
     made = [one.at for one in audit.read() if one.made_a_pod]
     here.found["start"] = {
@@ -182,16 +186,25 @@ async def start_of_all(here: Scene) -> None:
         "firstPodSeconds": round(min(made) - acquired, 2),
         "processStartToLeaseSeconds": round(acquired - began, 2),
         "cpuSeconds": round(cpu, 1),
+        "cpuSecondsByProgram": programs,
+        "writesPerJobUntilLastPod": per_job(of_jobs(audit.since(acquired, max(made) + 1e-6)), options.jobs),
+        "readsPerJobUntilLastPod": per_job(of_jobs(audit.reads_since(acquired, max(made))), options.jobs),
         "loadAverage": os.getloadavg()[0],
     }
     tell(f"start: {here.found['start']}")
     await load.all_run(here.api, NAMESPACE, 900)
     await settled(here, operator)
-    writes = [one for one in audit.since(acquired) if one.is_of_jobs]
+    writes = of_jobs(audit.since(acquired))
     here.found["start"]["writesPerJob"] = per_job(writes, options.jobs)
+    here.found["start"]["readsPerJob"] = per_job(of_jobs(audit.reads_since(acquired)), options.jobs)
     here.found["start"]["refusedWrites"] = sum(one.code >= 300 for one in writes)
     here.found["start"]["cpuSecondsUntilRunning"] = round(operator.cpu_seconds(), 1)
     tell(f"start: {here.found['start']}")
+
+
+def of_jobs(requests: list[Write]) -> list[Write]:
+    """Those that were made for a job rather than for the operator itself."""
+    return [one for one in requests if one.is_of_jobs]
 
 
 def acquired_at(api: Client) -> float:
@@ -245,7 +258,7 @@ async def changes(here: Scene) -> None:
         await settled(here, operator)
         watch.cancel()
     delays, missing = shown.delays(told)
-    writes = [one for one in audit.since(began) if one.is_of_jobs]
+    writes = of_jobs(audit.since(began))
     here.found["changes"] = {
         "asked": options.changes_per_second,
         "perSecond": round(len(told) / took, 1),
@@ -253,6 +266,7 @@ async def changes(here: Scene) -> None:
         "latencySeconds": figures.latency(delays, missing),
         "writesPerChange": round(len(writes) / len(told), 3),
         "writesByResource": by_resource(writes),
+        "readsByResource": by_resource(of_jobs(audit.reads_since(began))),
         "refusedReports": len(line.refused),
         "firstRefusals": line.refused[:3],
         "operatorCores": round(worked / took, 3),

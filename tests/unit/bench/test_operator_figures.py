@@ -178,7 +178,6 @@ def test_a_line_becomes_a_write() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        line(verb="get"),
         line(verb="watch"),
         line(stage="RequestReceived"),
         line(resource="tokenreviews"),
@@ -186,6 +185,31 @@ def test_a_line_becomes_a_write() -> None:
 )
 def test_what_changes_nothing_is_no_write(text: str) -> None:
     assert audit.parse(text) is None
+
+
+@pytest.mark.parametrize(("verb", "changes"), [("get", False), ("list", False), ("patch", True)])
+def test_reads_are_told_from_writes(tmp_path: Path, verb: str, changes: bool) -> None:
+    path = tmp_path / "audit.log"
+    path.write_text(line(verb=verb, code=200) + "\n")
+    log = Audit(path)
+    assert len(log.since(0.0)) == changes
+    assert len(log.reads_since(0.0)) == (not changes)
+    assert log.reads_since(log.read()[0].at + 1 if changes else log.reads[0].at + 1) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "spent"),
+    [
+        ({}, {}, {"all": 0}),
+        ({"a": 1.0}, {"a": 1.5, "b": 2.0}, {"a": 0.5, "b": 2.0, "all": 2.5}),
+        ({"a": 1.0, "b": 3.0}, {"a": 1.0, "b": 2.0}, {"all": 0}),
+    ],
+    ids=["none", "one is new", "one has ended and begun again"],
+)
+def test_processor_time_between_two_looks(
+    before: dict[str, float], after: dict[str, float], spent: dict[str, float]
+) -> None:
+    assert figures.used(before, after) == spent
 
 
 def test_status_is_told_from_the_object() -> None:
@@ -228,7 +252,7 @@ def test_an_interval_takes_its_beginning_and_leaves_its_end(tmp_path: Path) -> N
     assert by_resource(log.writes) == {"pods": 3}
 
 
-def test_the_policy_records_the_operators_changes_only() -> None:
+def test_the_policy_records_requests_of_the_operator_only() -> None:
     first, last = audit.policy()["rules"]
-    assert first["users"] == [audit.OPERATOR] and set(first["verbs"]) == set(audit.CHANGES)
+    assert first["users"] == [audit.OPERATOR] and set(first["verbs"]) == {*audit.CHANGES, *audit.READS}
     assert last == {"level": "None"}, "everything else is left out"

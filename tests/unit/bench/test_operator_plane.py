@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
 from pathlib import Path
@@ -135,3 +136,19 @@ def test_changes_that_never_showed_do_not_pass() -> None:
 
 def test_writes_are_told_for_each_job() -> None:
     assert per_job([], 4) == {"all": 0.0}
+
+
+def test_processor_time_is_of_ones_own_children(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    rows = {
+        10: ("etcd", 7, 2, 1),
+        11: ("kube (odd) name", 7, 4, 0),
+        12: ("etcd", 7, 1, 0),
+        13: ("etcd", 8, 9, 9),
+    }
+    for process, (name, parent, user, system) in rows.items():
+        (tmp_path / str(process)).mkdir()
+        rest = ["S", parent, *[0] * 9, user * ticks, system * ticks, 0]
+        (tmp_path / str(process) / "stat").write_text(f"{process} ({name}) {' '.join(map(str, rest))}")
+    (tmp_path / "14").mkdir()
+    assert plane.cpu_seconds(7, tmp_path) == {"etcd": 4.0, "kube (odd) name": 4.0}

@@ -18,18 +18,18 @@ from windlass.core.settings import RenderSettings
 from windlass.shell.cache import Cache
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
-from windlass.shell.errors import ApiError, NotFound, Unreachable
+from windlass.shell.errors import NotFound
 from windlass.shell.inbox import Inbox
 from windlass.shell.nodes import Nodes
 from windlass.shell.renderings import Renderings
-from windlass.shell.resources import EVENTS, of
+from windlass.shell.resources import of
+from windlass.shell.warnings import WARNING_SECONDS, Warnings
 
 Json = dict[str, Any]
 Key = tuple[str, str, str]
 """Kind, namespace and name of a job."""
 
 STARTING_SECONDS: Final = 3.0
-WARNING_SECONDS: Final = 5.0
 STRANGER_SECONDS: Final = 5.0
 
 
@@ -70,6 +70,8 @@ class Memory:
     strangers: dict[tuple[str, str], tuple[float, str | None]] = field(default_factory=dict)
     warnings: dict[str, tuple[float, str | None]] = field(default_factory=dict)
     starting: bool = False
+    proven: tuple[str, float] | None = None
+    """The job's resourceVersion that our own status write left behind, and when it did."""
 
 
 class Observer:
@@ -93,6 +95,7 @@ class Observer:
         self._now = clock.now
         self._memories: dict[str, Memory] = {}
         self._renderings = Renderings()
+        self._warnings = Warnings(client, clock)
 
     def memory(self, uid: str) -> Memory:
         """What is remembered of a run."""
@@ -161,24 +164,12 @@ class Observer:
                 continue
             at, _ = memory.warnings.get(pod.uid, (float("-inf"), None))
             if self._clock() - at >= WARNING_SECONDS:
-                memory.warnings[pod.uid] = (self._clock(), await self._newest_warning(job.namespace, pod.uid))
+                memory.warnings[pod.uid] = (self._clock(), await self._warnings.about(job.namespace, pod.uid))
 
     def _is_slow_to_start(self, pod: PodView) -> bool:
         if pod.created_at is None or not is_placed_and_waiting(pod):
             return False
         return (self._now() - pod.created_at).total_seconds() >= STARTING_SECONDS
-
-    async def _newest_warning(self, namespace: str, uid: str) -> str | None:
-        try:
-            listing = await self._client.list(
-                EVENTS, namespace=namespace, fields=f"regarding.uid={uid},type=Warning"
-            )
-        except (ApiError, Unreachable):
-            return None
-        # A pod that waits for a node was refused by the scheduler; that is told by its conditions already.
-        told = [event for event in listing.items if event.get("reason") != "FailedScheduling"]
-        newest = max(told, key=happened_at, default=None)
-        return str(newest.get("note") or "") or None if newest is not None else None
 
     async def _look_at_strangers(self, job: Job, memory: Memory) -> None:
         """Read again the objects of others that held a name we need: they may be gone."""
@@ -213,19 +204,6 @@ def strangers(memory: Memory) -> Iterable[ObjectView]:
         yield ObjectView(kind=kind, name=name, owner_uid=owner_uid)
 
 
-def happened_at(event: Json) -> str:
-    """When an event happened last, as text that sorts."""
-    series = event.get("series") or {}
-    for text in (
-        series.get("lastObservedTime"),
-        event.get("deprecatedLastTimestamp"),
-        event.get("eventTime"),
-    ):
-        if text:
-            return str(text)
-    return ""
-
-
 def has_drifted(intent: Manifest, body: Json) -> bool:
     """Whether content differs from the rendering of the same digest. An immutable ConfigMap cannot."""
     if body.get("immutable"):
@@ -237,6 +215,14 @@ def has_drifted(intent: Manifest, body: Json) -> bool:
     labels = intent["metadata"].get("labels") or {}
     same = all(contains(body.get(part), intent[part]) for part in parts)
     return not (same and contains(body["metadata"].get("labels"), labels))
+
+
+def is_as_rendered(intent: Manifest, body: Json) -> bool:
+    """Whether an object holds what was rendered, by its digest and by its content."""
+    notes = body["metadata"].get("annotations") or {}
+    wanted = intent["metadata"].get("annotations") or {}
+    same = notes.get(names.ANNOTATION_DIGEST) == wanted.get(names.ANNOTATION_DIGEST)
+    return same and not has_drifted(intent, body)
 
 
 def contains(actual: Any, wanted: Any) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -17,7 +18,7 @@ from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell import health as probes
 from windlass.shell.act import Actor
-from windlass.shell.cache import slim_child, slim_claim, slim_node, slim_pod
+from windlass.shell.cache import Cache, slim_child, slim_claim, slim_node, slim_pod
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock, utc_now
 from windlass.shell.credentials import Credentials
@@ -50,6 +51,8 @@ UPKEEP_SECONDS: Final = 10.0
 FAREWELL_SECONDS: Final = 2.0
 GATHER_SECONDS: Final = 0.2
 """How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
+BUSY_GATHER_SECONDS: Final = 2.0
+"""The same while many jobs are due: what only counts pods must not delay those that have none yet."""
 OURS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
@@ -65,7 +68,7 @@ class Operator:
         self.inbox = Inbox()
         self.queue: KeyedQueue[Key] = KeyedQueue(clock.monotonic, observer=self.metrics)
         self.recorder = Recorder(self.client, instance=settings.pod_name, clock=clock)
-        self.postbox = Postbox(self.recorder)
+        self.postbox = Postbox(self.recorder, calm=self.queue.calm)
         # The Lease has a client of its own: its requests must not wait behind others'.
         self._lease_client = Client(credentials, observer=self.metrics, attempts=1, request_timeout_seconds=4)
         self.elector = Elector(
@@ -124,11 +127,11 @@ class Operator:
         self.caches.jobs.changed = self._add_job
         self.caches.pods.changed = self._add_owner_of_pod
         for cache in self.caches.children.values():
-            cache.changed = self._add_owner
+            cache.changed = partial(self._add_owner_of_object, cache)
         self.caches.claims.changed = self._add_namespace
         self.caches.nodes.cache.changed = self._add_tenants
         self.inbox.arrived = lambda report: self.queue.add(
-            (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
+            (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name), urgent=True
         )
         self.metrics.show_jobs(lambda: self.caches.jobs, lambda: self.elector.leading)
         for reflector in self.reflectors:
@@ -152,12 +155,22 @@ class Operator:
     def _add_job(self, body: dict[str, Any]) -> None:
         self.queue.add((FINE_TUNE_JOBS.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
 
-    def _add_owner(self, body: dict[str, Any], after_seconds: float = 0.0) -> None:
+    def _add_owner(self, body: dict[str, Any], *, gather: bool = False) -> None:
+        """Look at the owner: at once and before others, or a little later together with what follows."""
         metadata = body["metadata"]
         for owner in metadata.get("ownerReferences") or ():
             if owner.get("controller") and owner.get("kind") == FINE_TUNE_JOBS.kind:
                 key = (FINE_TUNE_JOBS.kind, metadata["namespace"], owner["name"])
-                self.queue.add_after(key, after_seconds)
+                if gather:
+                    pause = BUSY_GATHER_SECONDS if self.queue.is_busy else GATHER_SECONDS
+                    self.queue.add_after(key, pause)
+                else:
+                    self.queue.add(key, urgent=True)
+
+    def _add_owner_of_object(self, cache: Cache, body: dict[str, Any]) -> None:
+        """An object that goes is made anew at once; one that is there may be the answer to our own write."""
+        metadata = body["metadata"]
+        self._add_owner(body, gather=cache.get(metadata["namespace"], metadata["name"]) is not None)
 
     def _add_owner_of_pod(self, body: dict[str, Any]) -> None:
         """A pod that ends or goes is looked at now; those of a gang that come up are looked at together."""
@@ -165,7 +178,7 @@ class Operator:
         present = self.caches.pods.get(metadata["namespace"], metadata["name"]) is not None
         comes_up = (body.get("status") or {}).get("phase", "Pending") in ("Pending", "Running")
         calm = present and comes_up and not metadata.get("deletionTimestamp")
-        self._add_owner(body, GATHER_SECONDS if calm else 0.0)
+        self._add_owner(body, gather=calm)
 
     def _add_tenants(self, node: dict[str, Any]) -> None:
         """The runs that have pods on a node of which there is news."""

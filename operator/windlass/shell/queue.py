@@ -1,8 +1,8 @@
 """A work queue of keys: each key at most once in the queue, and never with two workers.
 
 Handlers and reflectors add keys, workers take them. A key added while it is worked on comes again when
-its worker is done. Runs in one event loop; from other threads use `call_soon_threadsafe`. It holds no
-objects, only keys: whoever takes a key looks at the caches.
+its worker is done. Urgent keys are taken before others, but for every fourth take. Runs in one event loop; from
+other threads use `call_soon_threadsafe`. It holds no objects, only keys: whoever takes a key looks at the caches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
@@ -21,6 +21,10 @@ Key = TypeVar("Key", bound=Hashable)
 FIRST_BACK_OFF_SECONDS: Final = 0.5
 LONGEST_BACK_OFF_SECONDS: Final = 60.0
 JITTER: Final = 0.2
+FAIR_SHARE: Final = 4
+"""One take in so many goes to a key that is not urgent, so that urgent ones never keep it back for good."""
+BUSY_KEYS: Final = 16
+"""Keys due or worked on from which the queue counts as busy: half of the workers."""
 
 
 class QueueObserver(Protocol):
@@ -77,28 +81,38 @@ class KeyedQueue(Generic[Key]):
         self._clock = clock
         self._observer = observer or Silent()
         self._jitter = jitter
-        self._ready: deque[Key] = deque()
+        self._first: OrderedDict[Key, None] = OrderedDict()
+        self._ready: OrderedDict[Key, None] = OrderedDict()
+        self._takes = 0
         self._due: dict[Key, float] = {}
         self._working: dict[Key, float] = {}
-        self._again: set[Key] = set()
+        self._again: dict[Key, bool] = {}
         self._failures: dict[Key, int] = {}
         self._later: list[tuple[float, int, Key]] = []
         self._later_at: dict[Key, float] = {}
         self._order = itertools.count()
         self._changed = asyncio.Event()
+        self._calm = asyncio.Event()
+        self._calm.set()
         self._closed = False
 
     # --- adding -------------------------------------------------------------------------------
 
-    def add(self, key: Key) -> None:
-        """Make a key due now. Nothing happens if it is due already; if it is worked on, it comes again."""
-        if self._closed or key in self._due:
+    def add(self, key: Key, *, urgent: bool = False) -> None:
+        """Make a key due now. One that is due already can only become urgent; one that is worked on comes again."""
+        if self._closed:
             return
         if key in self._working:
-            self._again.add(key)
+            self._again[key] = urgent or self._again.get(key, False)
+            return
+        if key in self._due:
+            if urgent and key in self._ready:
+                del self._ready[key]
+                self._first[key] = None
             return
         self._due[key] = self._clock()
-        self._ready.append(key)
+        (self._first if urgent else self._ready)[key] = None
+        self._look_busy()
         self._observer.added()
         self._changed.set()
 
@@ -134,13 +148,22 @@ class KeyedQueue(Generic[Key]):
     def take(self) -> Key | None:
         """The next due key, or None; the caller must call `done` with it."""
         self._promote()
-        if not self._ready:
+        key = self._next()
+        if key is None:
             return None
-        key = self._ready.popleft()
         now = self._clock()
         self._observer.taken(now - self._due.pop(key))
         self._working[key] = now
         return key
+
+    def _next(self) -> Key | None:
+        """The head of the line whose turn it is."""
+        self._takes += 1
+        lines = (self._first, self._ready) if self._takes % FAIR_SHARE else (self._ready, self._first)
+        for line in lines:
+            if line:
+                return line.popitem(last=False)[0]
+        return None
 
     async def get(self) -> Key:
         """Wait for the next due key; Closed once the queue is closed."""
@@ -161,14 +184,16 @@ class KeyedQueue(Generic[Key]):
     def done(self, key: Key) -> None:
         """The worker is done with the key; it comes again if it was added meanwhile."""
         self._observer.finished(self._clock() - self._working.pop(key))
-        if key in self._again:
-            self._again.discard(key)
-            self.add(key)
+        self._look_busy()
+        urgent = self._again.pop(key, None)
+        if urgent is not None:
+            self.add(key, urgent=urgent)
 
     def close(self) -> None:
         """Wake all waiting workers with Closed and refuse further keys."""
         self._closed = True
         self._changed.set()
+        self._calm.set()
 
     def _promote(self) -> None:
         now = self._clock()
@@ -187,7 +212,22 @@ class KeyedQueue(Generic[Key]):
 
     def __len__(self) -> int:
         """Keys that are due and not yet taken."""
-        return len(self._ready)
+        return len(self._due)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether so many keys are due or worked on that what can wait should."""
+        return not self._calm.is_set()
+
+    async def calm(self) -> None:
+        """Wait until the queue is not busy."""
+        await self._calm.wait()
+
+    def _look_busy(self) -> None:
+        if len(self._due) + len(self._working) < BUSY_KEYS or self._closed:
+            self._calm.set()
+        else:
+            self._calm.clear()
 
     def oldest_seconds(self) -> float:
         """Age of the key that has been due or worked on for longest."""

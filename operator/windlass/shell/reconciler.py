@@ -18,8 +18,9 @@ from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Unreachable
 from windlass.shell.logging import logger
 from windlass.shell.metrics import Metrics
-from windlass.shell.observe import WARNING_SECONDS, Key, Observer
+from windlass.shell.observe import Key, Observer
 from windlass.shell.queue import Closed, KeyedQueue
+from windlass.shell.warnings import WARNING_SECONDS
 
 LOG = logger("reconciler")
 
@@ -126,7 +127,8 @@ class Reconciler:
 
     def _schedule(self, key: Key, uid: str, decision: Decision, *, again: bool) -> None:
         if again:
-            self._queue.add(key)
+            # What was just begun is finished before the next is begun: what it proved is still fresh.
+            self._queue.add(key, urgent=True)
         if decision.requeue_after_seconds is not None:
             self._queue.add_after(key, decision.requeue_after_seconds)
         if self._observer.must_look_again(uid):

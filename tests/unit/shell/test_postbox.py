@@ -131,3 +131,61 @@ async def test_an_error_of_the_recorder_ends_the_box_and_is_seen() -> None:
     with pytest.raises(ExceptionGroup, match="unhandled"):
         async with asyncio.timeout(5):
             await box.run()
+
+
+# --- while the operator is busy --------------------------------------------------------------------
+
+
+async def test_events_wait_while_rounds_do_and_go_on_once_it_is_calm() -> None:
+    book, calm = Book(), asyncio.Event()
+
+    async def wait() -> None:
+        await calm.wait()
+
+    box = Postbox(book, calm=wait, pause_seconds=60)
+    writers = asyncio.create_task(box.run())
+    for number in range(3):
+        await box.record(job(), event(str(number)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert book.rows == [] and len(box) == 3, "what a writer holds counts"
+    calm.set()
+    await book.until(3)
+    assert [message for _, message in book.rows] == ["0", "1", "2"] and len(box) == 0
+    writers.cancel()
+
+
+async def test_an_operator_that_never_rests_still_writes_events() -> None:
+    book, pauses = Book(), 0
+
+    async def never() -> None:
+        nonlocal pauses
+        pauses += 1
+        await asyncio.Event().wait()
+
+    box = Postbox(book, calm=never, pause_seconds=0.001)
+    writers = asyncio.create_task(box.run())
+    for number in range(4):
+        await box.record(job(), event(str(number)))
+    await book.until(4)
+    assert pauses == 4, "one pause for each event"
+    writers.cancel()
+
+
+async def test_an_event_that_a_writer_held_back_is_written_at_the_end_before_later_ones() -> None:
+    book = Book()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    box = Postbox(book, calm=never, writers=1, pause_seconds=60)
+    writers = asyncio.create_task(box.run())
+    for number in range(3):
+        await box.record(job(), event(str(number)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    writers.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writers
+    await box.flush(5)
+    assert [message for _, message in book.rows] == ["0", "1", "2"] and box.dropped == 0

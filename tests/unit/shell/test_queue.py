@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.shell.conftest import Hand
-from windlass.shell.queue import LONGEST_BACK_OFF_SECONDS, Closed, KeyedQueue
+from windlass.shell.queue import BUSY_KEYS, FAIR_SHARE, LONGEST_BACK_OFF_SECONDS, Closed, KeyedQueue
 
 
 def make(hand: Hand) -> KeyedQueue[str]:
@@ -174,3 +174,99 @@ def test_no_added_key_is_lost_and_none_has_two_workers(steps: list[tuple[str, st
         left.add(key)
         queue.done(key)
     assert {key for key, count in wanted.items() if count} <= left
+
+
+# --- what cannot wait ------------------------------------------------------------------------------
+
+
+def take_all(queue: KeyedQueue[str]) -> list[str]:
+    found = []
+    while (key := queue.take()) is not None:
+        queue.done(key)
+        found.append(key)
+    return found
+
+
+def test_urgent_keys_are_taken_first_in_their_order(hand: Hand) -> None:
+    queue = make(hand)
+    for key in ("a", "b"):
+        queue.add(key)
+    for key in ("x", "y"):
+        queue.add(key, urgent=True)
+    assert take_all(queue) == ["x", "y", "a", "b"]
+
+
+def test_a_key_that_is_due_can_become_urgent_and_is_taken_once(hand: Hand) -> None:
+    queue = make(hand)
+    for key in ("a", "b", "c"):
+        queue.add(key)
+    for _ in range(3):
+        queue.add("c", urgent=True)
+    queue.add("c")
+    assert len(queue) == 3
+    assert take_all(queue) == ["c", "a", "b"]
+
+
+def test_a_key_stays_urgent_while_it_is_worked_on(hand: Hand) -> None:
+    queue = make(hand)
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.add("b")
+    queue.add("a", urgent=True)
+    queue.add("a")
+    queue.done("a")
+    assert take_all(queue) == ["a", "b"]
+
+
+def test_urgent_keys_never_keep_others_back_for_good(hand: Hand) -> None:
+    queue = make(hand)
+    queue.add("patient")
+    for number in range(FAIR_SHARE):
+        queue.add(f"urgent-{number}", urgent=True)
+        key = queue.take()
+        assert key is not None
+        queue.done(key)
+        if key == "patient":
+            break
+    else:
+        raise AssertionError("the other key was never taken")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=60))
+def test_each_due_key_is_taken_exactly_once_whoever_hurries_it(adds: list[tuple[int, bool]]) -> None:
+    queue = make(Hand())
+    for number, urgent in adds:
+        queue.add(str(number), urgent=urgent)
+    assert sorted(take_all(queue)) == sorted({str(number) for number, _ in adds})
+    assert len(queue) == 0
+
+
+def test_due_and_taken_keys_make_it_busy(hand: Hand) -> None:
+    queue = make(hand)
+    for number in range(BUSY_KEYS):
+        assert not queue.is_busy
+        queue.add(str(number))
+    assert queue.is_busy
+    key = queue.take()
+    assert key is not None and queue.is_busy, "what is worked on counts"
+    queue.done(key)
+    assert not queue.is_busy
+
+
+async def test_whoever_waits_for_calm_goes_on_once_it_is_calm_or_closed(hand: Hand) -> None:
+    queue = make(hand)
+    await queue.calm()
+    for number in range(BUSY_KEYS):
+        queue.add(str(number))
+    waiting = asyncio.create_task(queue.calm())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    take_all(queue)
+    async with asyncio.timeout(5):
+        await waiting
+    for number in range(BUSY_KEYS):
+        queue.add(str(number))
+    queue.close()
+    async with asyncio.timeout(5):
+        await queue.calm()

@@ -18,13 +18,12 @@ from windlass.core.observed import Job, Observed, PodView
 from windlass.shell.observe import (
     STARTING_SECONDS,
     STRANGER_SECONDS,
-    WARNING_SECONDS,
     Memory,
     contains,
-    happened_at,
     has_drifted,
     is_placed_and_waiting,
 )
+from windlass.shell.warnings import WARNING_SECONDS
 
 
 @pytest_asyncio.fixture
@@ -216,19 +215,6 @@ async def test_events_that_cannot_be_read_cost_nothing(api: FakeApi, hand: Hand,
     assert all(each.warning is None for each in seen.pods)
 
 
-@pytest.mark.parametrize(
-    ("event", "at"),
-    [
-        ({"series": {"lastObservedTime": "3"}, "eventTime": "1", "deprecatedLastTimestamp": "2"}, "3"),
-        ({"series": {}, "eventTime": "1", "deprecatedLastTimestamp": "2"}, "2"),
-        ({"series": None, "eventTime": "1", "deprecatedLastTimestamp": None}, "1"),
-        ({}, ""),
-    ],
-)
-def test_when_an_event_happened_last(event: dict[str, Any], at: str) -> None:
-    assert happened_at(event) == at
-
-
 async def test_newest_warning_counts_and_the_schedulers_do_not(api: FakeApi, hand: Hand, life: Life) -> None:
     await started(api, life)
     uid = slow_pod(api)["metadata"]["uid"]
@@ -286,7 +272,7 @@ async def test_a_stranger_that_became_ours_is_none(api: FakeApi, hand: Hand, lif
 
 
 def test_memory_begins_empty() -> None:
-    assert Memory() == Memory(refusals={}, strangers={}, warnings={}, starting=False)
+    assert Memory() == Memory(refusals={}, strangers={}, warnings={}, starting=False, proven=None)
 
 
 async def test_runs_do_not_share_their_memory(api: FakeApi, life: Life) -> None:

@@ -22,7 +22,8 @@ from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
 from windlass.shell.health import Health, LoopLag, answer, limit
 from windlass.shell.metrics import Metrics, add
-from windlass.shell.operator import GATHER_SECONDS, OURS, Operator
+from windlass.shell.operator import BUSY_GATHER_SECONDS, GATHER_SECONDS, OURS, Operator
+from windlass.shell.queue import BUSY_KEYS
 from windlass.shell.settings import Settings
 
 SETTINGS = Settings("windlass-system", "operator-1", "uid-1", "10.0.0.7", "workload:1")
@@ -79,10 +80,44 @@ async def test_a_job_wakes_itself(operator: Operator) -> None:
     ],
     ids=["ours", "not the controller", "another kind", "nobody's"],
 )
-async def test_a_child_wakes_its_owner(operator: Operator, body: dict[str, Any], woken: list[str]) -> None:
+async def test_a_child_that_goes_wakes_its_owner(
+    operator: Operator, body: dict[str, Any], woken: list[str]
+) -> None:
     for cache in operator.caches.children.values():
         cache.upsert(body)
+        assert keys(operator) == [], "it may be the answer to our own write"
+        assert (wait(operator) is not None) is bool(woken)
+        cache.drop(body)
         assert keys(operator) == woken
+        operator.queue._later.clear()
+        operator.queue._later_at.clear()
+
+
+@pytest.mark.parametrize(("others", "pause"), [(0, GATHER_SECONDS), (BUSY_KEYS, BUSY_GATHER_SECONDS)])
+async def test_pods_that_come_up_wait_longer_while_many_jobs_are_due(
+    operator: Operator, others: int, pause: float
+) -> None:
+    for number in range(others):
+        operator.queue.add(("FineTuneJob", "team", f"other-{number}"))
+    operator.caches.pods.upsert(a_pod("Running"))
+    waits = wait(operator)
+    assert waits is not None and pause - 0.2 < waits <= pause
+
+
+@pytest.mark.parametrize("news", ["report", "pod that ended", "object that is gone"])
+async def test_what_cannot_wait_is_looked_at_before_all_others(operator: Operator, news: str) -> None:
+    for number in range(40):
+        operator.queue.add(("FineTuneJob", "team", f"other-{number}"))
+    services = operator.caches.children["Service"]
+    services.upsert(owned())
+    match news:
+        case "report":
+            operator.inbox.put(report())
+        case "pod that ended":
+            operator.caches.pods.upsert(a_pod("Failed"))
+        case _:
+            services.drop(owned())
+    assert operator.queue.take() == ("FineTuneJob", "team", "ft")
 
 
 def a_pod(phase: str = "Running", *, version: int = 3, leaving: bool = False) -> dict[str, Any]:

@@ -15,15 +15,16 @@ from typing import Any, Final
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision, Delete, Manifest
 from windlass.core.observed import Refusal, controller_uid
-from windlass.shell.cache import Cache, slim_child, slim_job, slim_pod
+from windlass.shell.cache import slim_child, slim_job, slim_pod
 from windlass.shell.client import Client, Json
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Invalid, NotFound, NotOurs
 from windlass.shell.logging import logger
 from windlass.shell.notices import NoticeBoard
-from windlass.shell.observe import Caches, Memory
+from windlass.shell.observe import Caches, Memory, is_as_rendered
+from windlass.shell.ownership import as_applied
 from windlass.shell.postbox import Recorder
-from windlass.shell.resources import FINE_TUNE_JOBS, PODS, of
+from windlass.shell.resources import FINE_TUNE_JOBS, PODS, Resource, of
 from windlass.shell.together import LARGEST_BATCH, batches, together
 
 LOG = logger("act")
@@ -34,6 +35,8 @@ SECURITY: Final = "violates PodSecurity"
 DENIED: Final = "denied"
 RIGHTS: Final = re.compile(r"cannot \w+ resource")
 NAMESPACE_ENDS: Final = "is being terminated"
+PROOF_SECONDS: Final = 2.0
+"""How long a status write of ours proves that the job at its version is the job as it is."""
 
 
 class Stale(Exception):
@@ -74,12 +77,13 @@ class Actor:
         if decision.status is not None and decision.status != job.get("status"):
             renewed = members(decision.status) != members(job.get("status") or {})
             job, written = await self._write_status(job, decision.status), True
+            memory.proven = job["metadata"]["resourceVersion"], self._clock()
         if renewed:
             # Tickets are given out by this write alone; pods follow from what is stored then.
             await self._tell(job, decision)
             return Done(self._client.writes - before, again=True)
         # A status that was just written at the version that was seen has checked that already.
-        if decision.creates and not written:
+        if decision.creates and not written and not self._is_proven(job, memory):
             await self._check_current(job)
         refused = await self._apply_all(job, decision.applies, memory)
         if not refused:
@@ -110,6 +114,11 @@ class Actor:
             raise Stale from None
         self._caches.jobs.upsert(answer)
         return answer
+
+    def _is_proven(self, job: Json, memory: Memory) -> bool:
+        """Whether the version that was seen is the one that our write of a moment ago made."""
+        version, at = memory.proven or ("", 0.0)
+        return job["metadata"]["resourceVersion"] == version and self._clock() - at < PROOF_SECONDS
 
     async def _check_current(self, job: Json) -> None:
         """Pods are made only for the job as it is now: a cache may be behind, a job may be on its way out."""
@@ -147,29 +156,39 @@ class Actor:
         return refused
 
     async def _apply(self, job: Json, body: Json, memory: Memory) -> None:
+        """Make an object that is not there, correct one that is. The caches show labelled objects only."""
         kind, metadata = body["kind"], body["metadata"]
-        cache = self._caches.children[kind]
-        resource = of(kind)
-        if cache.get(metadata["namespace"], metadata["name"]) is None:
-            if body.get("immutable") and await self._made(cache, body):
-                return
-            # The caches show labelled objects only: whoever else has the name is found by asking.
-            try:
-                present = await self._client.get(resource, metadata["name"], namespace=metadata["namespace"])
-            except NotFound:
-                present = None
-            if present is not None and controller_uid(present) != job["metadata"]["uid"]:
-                memory.strangers[kind, metadata["name"]] = (self._clock(), controller_uid(present))
-                raise NotOurs(kind, metadata["name"])
-        cache.upsert(slim_child(await self._client.apply(resource, body)))
-
-    async def _made(self, cache: Cache, body: Json) -> bool:
-        """Make what is never applied again by a plain POST: half the work. False if somebody else has the name."""
+        cache, resource = self._caches.children[kind], of(kind)
         try:
-            cache.upsert(slim_child(await self._client.create(of(body["kind"]), body)))
-        except NotOurs:
-            return False
-        return True
+            if cache.get(metadata["namespace"], metadata["name"]) is None:
+                # A POST costs the server half of an apply, and finds out by itself whose the name is.
+                made = await self._client.create(resource, body)
+                cache.upsert(slim_child(made))
+                if body.get("immutable") or is_as_rendered(body, made):
+                    return
+            cache.upsert(slim_child(await self._correct(job, resource, body)))
+        except NotOurs as error:
+            memory.strangers[kind, metadata["name"]] = (self._clock(), error.owner_uid)
+            raise
+
+    async def _correct(self, job: Json, resource: Resource, body: Json) -> Json:
+        """Apply over an object that is there. What a POST of ours made counts as applied first.
+
+        Fields of a POST belong to an Update by our name, and an apply would leave those that it no longer names.
+        """
+        metadata = body["metadata"]
+        try:
+            live = await self._client.get(resource, metadata["name"], namespace=metadata["namespace"])
+        except NotFound:
+            return await self._client.create(resource, body)
+        if controller_uid(live) != job["metadata"]["uid"]:
+            raise NotOurs(resource.kind, metadata["name"], controller_uid(live))
+        fields = as_applied(live["metadata"].get("managedFields") or [])
+        if fields is not None:
+            version = live["metadata"]["resourceVersion"]
+            patch = {"metadata": {"resourceVersion": version, "managedFields": fields}}
+            await self._client.merge(resource, metadata["name"], patch, namespace=metadata["namespace"])
+        return await self._client.apply(resource, body)
 
     async def _create_all(self, job: Json, manifests: Iterable[Manifest], memory: Memory) -> bool:
         made = 0

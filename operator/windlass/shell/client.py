@@ -221,7 +221,7 @@ class Client:
                 raise
         existing = await self.get(resource, metadata["name"], namespace=metadata.get("namespace"))
         if controller_uid(existing) != controller_uid(body):
-            raise NotOurs(resource.kind, metadata["name"])
+            raise NotOurs(resource.kind, metadata["name"], controller_uid(existing))
         return existing
 
     async def replace(self, resource: Resource, body: Json) -> Json:

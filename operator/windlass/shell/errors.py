@@ -44,13 +44,14 @@ class Invalid(ApiError):
 class NotOurs(Exception):
     """The name is taken by an object that another owner controls; it is left alone."""
 
-    def __init__(self, kind: str, name: str) -> None:
+    def __init__(self, kind: str, name: str, owner_uid: str | None = None) -> None:
         super().__init__(
             f"{kind} {name}: exists and is not controlled by this job; allowed: a free name. "
             "hint: delete or rename that object, or give the job another name"
         )
         self.kind = kind
         self.name = name
+        self.owner_uid = owner_uid
 
 
 class Unreachable(Exception):

@@ -82,7 +82,7 @@ async def test_writes_come_in_the_promised_order(api: FakeApi, life: Life) -> No
     done = await actor(life).act(job, decision, Memory())
     assert [(method, path.rsplit("/", 1)[1]) for method, path in api.writes()] == [
         ("PATCH", "status"),
-        ("PATCH", "ft-ca"),
+        ("POST", "configmaps"),
         ("POST", "pods"),
         ("DELETE", "ft-9-9"),
         ("POST", "events"),
@@ -258,14 +258,20 @@ async def test_pods_that_one_lost_request_kept_back_are_made_by_the_next_round(
     assert pods(api) == sorted(pod["metadata"]["name"] for pod in creates), "and none is made twice"
 
 
-async def test_objects_are_applied_side_by_side_and_a_refused_one_keeps_no_other_back(
-    api: FakeApi, life: Life
+async def test_objects_are_made_side_by_side_and_a_refused_one_keeps_no_other_back(
+    api: FakeApi, life: Life, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world(api)
     job, memory = job_of(api, life), Memory()
     uid = job["metadata"]["uid"]
     applies = tuple(a_map(f"ft-{name}", uid, key=name) for name in "abc")
-    api.faults.append(Fault("PATCH", "ft-b", 403, reason="Forbidden", message=QUOTA, times=1))
+    create = api.create
+
+    def without_b(plural: str, namespace: str, body: Any) -> Any:
+        refused = body["metadata"]["name"] == "ft-b"
+        return failure(403, "Forbidden", QUOTA) if refused else create(plural, namespace, body)
+
+    monkeypatch.setattr(api, "create", without_b)
     creates = (a_pod("ft-0-1", uid),)
     done = await actor(life).act(job, Decision(applies=applies, creates=creates), memory)
     assert done.again and pods(api) == [], "pods wait for all objects"
@@ -352,7 +358,7 @@ async def test_refused_objects_keep_pods_back(api: FakeApi, life: Life) -> None:
     world(api)
     job, memory = job_of(api, life), Memory()
     uid = job["metadata"]["uid"]
-    api.faults.append(Fault("PATCH", "configmaps", 403, message="exceeded quota: count/configmaps"))
+    api.faults.append(Fault("POST", "configmaps", 403, message="exceeded quota: count/configmaps"))
     decision = Decision(applies=(a_map("ft-ca", uid, ca="x"),), creates=(a_pod("ft-0-1", uid),))
     done = await actor(life).act(job, decision, memory)
     assert done.again and pods(api) == []

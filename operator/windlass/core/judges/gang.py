@@ -265,15 +265,26 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     if not empty:
         # The pods go on as they are; so does what is said about them.
         return Outcome(facts.state(()), applies=applies, events=drift(facts, applies))
-    made = len(facts.slots) - len(empty)
-    reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
     return Outcome(
-        facts.state(conditions.working(reason, messages.starting(made, len(facts.slots)))),
+        facts.state(() if is_on_its_way(facts) else starting(facts, len(facts.slots) - len(empty))),
         applies=applies,
         events=drift(facts, applies),
         creates=tuple(render_member(facts, slot) for slot in empty),
         deletes=facts.deletes(facts.former),
     )
+
+
+def is_on_its_way(facts: Facts) -> bool:
+    """Whether status says why pods are to be made. To say how many would be a write before the first."""
+    ready = find(facts.job.status.conditions, ConditionType.READY)
+    told = (Reason.ACCEPTED, Reason.STARTING, Reason.RECOVERING)
+    return ready is not None and ready.reason in told and facts.has(ConditionType.RECONCILING)
+
+
+def starting(facts: Facts, made: int) -> tuple[conditions.Aspect, ...]:
+    """Pods are being made."""
+    reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
+    return conditions.working(reason, messages.starting(made, len(facts.slots)))
 
 
 def yields(facts: Facts, slot: Slot) -> bool:

@@ -126,7 +126,7 @@ def test_any_batch_is_the_same_batch(make_job, batch, micro):
     run = job.train(limit=LIMIT, world=4).ok()
     assert_close(run.losses(), alone.losses())
     (found,), (wanted,) = run.of("Validation"), alone.of("Validation")
-    assert found.validation_loss == pytest.approx(wanted.validation_loss, rel=TOLERANCE)
+    assert found.loss == pytest.approx(wanted.loss, rel=TOLERANCE)
 
 
 def test_a_loss_that_is_no_number_in_one_group_is_applied_in_none(make_job, volumes):

@@ -21,7 +21,7 @@ to_universal = deepspeed.to_universal
 def die(source: Path, target: Path) -> None:
     """Converts, and dies before anybody can say so."""
     to_universal(source, target)
-    (target.parents[2] / "converter.pid").write_text(str(os.getpid()))
+    (target.parents[1] / "converter.pid").write_text(str(os.getpid()))
     os.kill(os.getpid() if os.environ["FAULT"] == "killed" else os.getppid(), signal.SIGKILL)
     signal.pause()
 

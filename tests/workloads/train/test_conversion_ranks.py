@@ -11,6 +11,7 @@ from tests.workloads.train.support import Job, Outcome, merge
 from windlass.api.meta import ExitCode, FailureClass, Reason
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.universal import copy_of
+from workloads.agent.support import wait_for
 
 pytestmark = pytest.mark.workloads
 
@@ -60,7 +61,7 @@ def test_a_conversion_killed_in_the_middle_is_made_anew(saved, how: str) -> None
     (left,) = remains(job, name)
     assert left.startswith(".tmp-universal.i")
     converter = int((job.store / name / "converter.pid").read_text())
-    assert not Path(f"/proc/{converter}/exe").exists(), "it ends with its rank"
+    wait_for("it to end with its rank", lambda: not Path(f"/proc/{converter}/exe").exists())
     if how == "killed":
         told = failure(dead)
         assert (told.reason, told.failure_class) == (Reason.OUT_OF_MEMORY, FailureClass.OUT_OF_MEMORY)

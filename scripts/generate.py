@@ -13,7 +13,7 @@ import fault_page
 import yaml
 
 from windlass.api import crdgen
-from windlass.shell.permissions import cluster_rules, namespace_rules, node_rules
+from windlass.shell.permissions import cluster_rules, kueue_rules, namespace_rules, node_rules
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "windlass" / "files"
@@ -27,6 +27,7 @@ def wanted() -> dict[Path, str]:
         "cluster": cluster_rules(),
         "namespace": namespace_rules(lease="LEASE", slice_name="SLICE"),
         "nodes": node_rules(),
+        "kueue": kueue_rules(),
     }
     for name, rows in rules.items():
         text = yaml.safe_dump({"rules": rows}, sort_keys=False)

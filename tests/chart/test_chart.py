@@ -9,7 +9,7 @@ import helm_python as helm
 import pytest
 import yaml
 
-from windlass.shell.permissions import cluster_rules, namespace_rules, node_rules
+from windlass.shell.permissions import cluster_rules, kueue_rules, namespace_rules, node_rules
 from windlass.shell.settings import price_list
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,6 +80,8 @@ def test_renders_at_its_extremes_without_repeated_names(values: dict[str, Any]) 
         ({"mlflow": {"port": 80}}, "port"),
         ({"operator": {"nodeAwareness": {"healthTaints": ["a b"]}}}, "healthTaints"),
         ({"operator": {"nodeAwareness": {"enabled": "yes"}}}, "enabled"),
+        ({"operator": {"kueue": {"enabled": "yes"}}}, "enabled"),
+        ({"operator": {"kueue": {"queue": "team-a"}}}, "queue"),
         ({"imagePullPolicy": "Sometimes"}, "imagePullPolicy"),
         ({"hostRoot": {"workloadMounts": [{"claim": "x"}]}}, "mountPath"),
     ],
@@ -190,7 +192,39 @@ def test_the_rest_of_the_rights_does_not_depend_on_node_awareness() -> None:
     assert without(render(AWARE)) == without(render())
 
 
-@pytest.mark.parametrize("values", [{}, AWARE], ids=["plain", "watching nodes"])
+KUEUE = {"operator": {"kueue": {"enabled": True}}}
+KUEUE_IN_TWO = {"operator": {"kueue": {"enabled": True}, "watchNamespaces": ["a", "b"]}}
+
+
+def test_workloads_of_kueue_may_be_deleted_everywhere_where_its_queues_are_used() -> None:
+    documents = render(KUEUE)
+    (role,) = of_kind(documents, "ClusterRole", "windlass-kueue")
+    assert role["rules"] == kueue_rules()
+    assert role["rules"] == [
+        {"apiGroups": ["kueue.x-k8s.io"], "resources": ["workloads"], "verbs": ["delete"]}
+    ]
+    (binding,) = of_kind(documents, "ClusterRoleBinding", "windlass-kueue")
+    assert binding["roleRef"]["name"] == "windlass-kueue"
+    assert [subject["name"] for subject in binding["subjects"]] == ["windlass-operator"]
+    assert environment(documents)["WINDLASS_KUEUE"] == "true"
+
+
+def test_workloads_of_kueue_may_be_deleted_in_the_watched_namespaces_alone() -> None:
+    documents = render(KUEUE_IN_TWO)
+    assert of_kind(documents, "ClusterRoleBinding", "windlass-kueue") == []
+    bindings = of_kind(documents, "RoleBinding", "windlass-kueue")
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["a", "b"]
+    assert {binding["roleRef"]["name"] for binding in bindings} == {"windlass-kueue"}
+
+
+def test_there_is_no_right_on_kueue_unless_asked_for() -> None:
+    documents = render()
+    for kind in ("ClusterRole", "ClusterRoleBinding", "RoleBinding"):
+        assert of_kind(documents, kind, "windlass-kueue") == []
+    assert environment(documents)["WINDLASS_KUEUE"] == "false"
+
+
+@pytest.mark.parametrize("values", [{}, AWARE, KUEUE], ids=["plain", "watching nodes", "queues"])
 def test_nothing_is_bound_to_everybody(values: dict[str, Any]) -> None:
     for kind in ("ClusterRoleBinding", "RoleBinding"):
         for binding in of_kind(render(values), kind):

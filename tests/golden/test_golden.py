@@ -23,8 +23,9 @@ from windlass.core.decision import Decision
 from windlass.core.facts import gather
 from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
 from windlass.core.reconcile import decide
+from windlass.core.settings import RenderSettings
 
-WATCHING = replace(SETTINGS, health_taints=("AggregatedNodeHealth",))
+WATCHING = replace(SETTINGS, health_taints=("AggregatedNodeHealth",), kueue=True)
 HERE = Path(__file__).parent
 # Told by a verdict (each like the others, see 16 and 22 to 25), by another condition, or by events only.
 AGENTS_OWN = {
@@ -60,7 +61,11 @@ def seen_in(world: dict[str, Any]) -> tuple[Job, Observed, datetime]:
 
 
 def decided(world: dict[str, Any]) -> Decision:
-    return decide(*seen_in(world), WATCHING)
+    return decide(*seen_in(world), settings_of(world))
+
+
+def settings_of(world: dict[str, Any]) -> RenderSettings:
+    return replace(WATCHING, kueue=world.get("kueue", True))
 
 
 def refusal(item: dict[str, Any]) -> Refusal:
@@ -111,7 +116,8 @@ def test_pairs_are_numbered_without_a_gap() -> None:
 def test_every_judge_speaks_in_some_pair() -> None:
     speaking = set()
     for path in INPUTS:
-        facts = gather(*seen_in(load(path)), WATCHING)
+        world = load(path)
+        facts = gather(*seen_in(world), settings_of(world))
         speaking.add(next(judge.__name__ for judge in FINETUNE_CHAIN if judge(facts) is not None))
     assert speaking == {judge.__name__ for judge in FINETUNE_CHAIN}
 

@@ -90,6 +90,35 @@ def pods_run(world: World) -> bool:
     return bool(world.gang.running())
 
 
+def queue_admits(world: World) -> None:
+    world.api.kueue.open = True
+    world.api.version += 1
+
+
+def queue_evicts(world: World) -> None:
+    """Somebody of a higher priority gets the quota."""
+    kueue = world.api.kueue
+    kueue.open = False
+    kueue.evicting |= kueue.admitted
+    world.api.version += 1
+
+
+def queue_closes(world: World) -> None:
+    """What is admitted stays so; nobody else is."""
+    world.api.kueue.open = False
+    world.api.version += 1
+
+
+def kueue_is_away(world: World) -> None:
+    """No webhook and no controller."""
+    world.api.kueue.here = False
+    world.api.version += 1
+
+
+def is_queued_again(world: World) -> bool:
+    return world.reason() == "Queued" and world.gang.store.incarnation > 0
+
+
 def delete_job(world: World) -> None:
     assert world.job is not None
     world.api.remove(world.job)

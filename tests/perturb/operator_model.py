@@ -11,16 +11,17 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from perturb.world import Api, Body, ConflictError, Gang, QuotaError
-from unit.core.builders import SETTINGS
+from unit.core.builders import SETTINGS, UID
 from windlass.api.contract import Orders, Report
 from windlass.api.meta import Reason
 from windlass.core.decision import Decision, Delete
 from windlass.core.judges.gang import PARTIAL_REFUSALS
 from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
+from windlass.core.queues import abandoned
 from windlass.core.reconcile import decide
 
 SHARED_KINDS = ("ConfigMap", "Service", "NetworkPolicy")
-WATCHING = replace(SETTINGS, health_taints=("sick",))
+WATCHING = replace(SETTINGS, health_taints=("sick",), kueue=True)
 RESYNC = timedelta(seconds=20)
 Snapshot = dict[tuple[str, str], Body]
 
@@ -119,6 +120,7 @@ class Operator:
                 self.act(job, decision, children)
             else:
                 self.orders = Orders(action="Stop", reason="deleted")
+                self.release(children)
         except CrashError:
             self.restart()
         except ConflictError:
@@ -171,6 +173,14 @@ class Operator:
             if not each.force and self.has_changed(each, seen):
                 raise ConflictError(f"{each.name} has changed since it was seen")
             self.api.delete(each.kind, each.name, each.uid, force=each.force)
+            self.wrote()
+
+    def release(self, seen: Snapshot) -> None:
+        """What the shell does about the pods of a job that is gone."""
+        pods = [PodView.from_wire(body) for body in seen.values() if body["kind"] == "Pod"]
+        leaving = [pod for pod in pods if pod.deletion_timestamp is not None]
+        for each in abandoned("triage", UID, leaving, lambda pod: pod.node is None):
+            self.api.delete(each.kind, each.name, each.uid)
             self.wrote()
 
     def has_changed(self, delete: Delete, seen: Snapshot) -> bool:

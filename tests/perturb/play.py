@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from perturb.actions import GONE, Scenario, World, a_claim
+from perturb.kueue import is_held
 from perturb.operator_model import Operator, Perturbation
 from perturb.scenarios import SCENARIOS
 from perturb.world import START, TICK, Api, Gang, stamp
@@ -153,7 +154,7 @@ def run(
 def is_over(world: World, scenario: Scenario) -> bool:
     """Whether the end is reached and nothing is still on its way out."""
     if world.job is None:
-        return True
+        return not any(map(is_held, world.api.of_kind("Pod")))
     pods = [
         pod for pod in world.api.of_kind("Pod") if pod["spec"].get("nodeName") not in world.gang.dead_nodes
     ]
@@ -177,6 +178,13 @@ def check_invariants(world: World) -> None:
     )
     attempts = {pod["metadata"]["labels"][meta.LABEL_ATTEMPT] for pod in alive}
     assert len(attempts) <= 1, f"two attempts at once: {attempts}"
+    kept = {
+        pod["metadata"]["labels"][meta.LABEL_ATTEMPT]
+        for pod in world.api.of_kind("Pod")
+        if is_held(pod) and pod["spec"].get("nodeName") not in world.gang.dead_nodes
+    }
+    assert len(kept) <= 1, f"two attempts hold quota: {kept}"
+    assert world.api.kueue.excess == [], "pods that the queue deletes as one too many"
     by_incarnation: dict[int, str] = {}
     for incarnation, leader in world.gang.trained_by:
         assert by_incarnation.setdefault(incarnation, leader) == leader, (
@@ -201,7 +209,7 @@ def result(world: World) -> Result:
             (item["type"], item["status"], item["reason"])
             for item in status.get("conditions", ())
             # Whether a short pause was noticed at all may depend on the fault.
-            if (item["type"], item["status"]) != ("Suspended", "False")
+            if (item["type"], item["status"]) not in (("Suspended", "False"), ("Queued", "False"))
         ),
         writes=world.operator.writes,
         status_writes=world.operator.status_writes,

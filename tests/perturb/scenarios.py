@@ -41,9 +41,11 @@ from perturb.actions import (
     suspend,
     when,
 )
+from perturb.queue_scenarios import QUEUE_SCENARIOS
 from windlass.api.meta import Exclusion
 
 SCENARIOS = (
+    *QUEUE_SCENARIOS,
     Scenario("create-and-succeed", "Completed"),
     Scenario("rank-dies", "Completed", ((at_step(30), rank_dies),)),
     Scenario("pod-vanishes", "Completed", ((at_step(30), pod_vanishes(1)),)),

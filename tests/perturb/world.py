@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from perturb.kueue import Kueue, is_gated, is_held
 from windlass.api import meta
 from windlass.api.contract import Orders, Report, RunIdentity, Timeline, Verdict
 from windlass.api.meta import ExitCode, FailureClass, Phase, Rung
@@ -38,6 +39,7 @@ class Api:
 
     def __init__(self) -> None:
         self.quota: int | None = None
+        self.kueue: Kueue = Kueue()
         self.objects: dict[tuple[str, str], Body] = {}
         self.version = 0
         self.now = START
@@ -100,13 +102,18 @@ class Api:
         if self.quota is not None and len(self.of_kind("Pod")) >= self.quota:
             raise QuotaError(f"exceeded quota: small, used: pods={self.quota}, limited: pods={self.quota}")
         owner = body["metadata"]["ownerReferences"][0]["uid"]
-        made = self.put(dict(body) | {"status": {"phase": "Pending"}})
+        made = dict(body) | {"status": {"phase": "Pending"}}
+        self.kueue.admission(made)
+        made = self.put(made)
         if all(job["metadata"]["uid"] != owner for job in self.of_kind("FineTuneJob")):
             self.remove(made)
 
     def delete(self, kind: str, name: str, uid: str, *, force: bool = False) -> None:
         body = self.objects.get((kind, name))
-        if body is None or body["metadata"]["uid"] != uid:
+        if body is None or (uid and body["metadata"]["uid"] != uid):
+            return
+        if kind == "Workload" or (kind == "Pod" and is_held(body)):
+            self.mark(body)
             return
         if kind == "Pod" and not force and body["status"]["phase"] in ("Pending", "Running"):
             if "deletionTimestamp" not in body["metadata"]:
@@ -115,6 +122,12 @@ class Api:
             return
         self.remove(body)
 
+    def mark(self, body: Body) -> None:
+        """Deleted, and kept by its finalizer until its keeper lets it go."""
+        if "deletionTimestamp" not in body["metadata"]:
+            body["metadata"]["deletionTimestamp"] = stamp(self.now + timedelta(seconds=10))
+            self.touch(body)
+
     def remove(self, body: Body) -> None:
         """Take an object away, and with it what it owns."""
         self.objects.pop((body["kind"], body["metadata"]["name"]), None)
@@ -122,7 +135,10 @@ class Api:
         uid = body["metadata"]["uid"]
         for other in list(self.objects.values()):
             if any(owner["uid"] == uid for owner in other["metadata"].get("ownerReferences", ())):
-                self.remove(other)
+                if is_held(other):
+                    self.mark(other)
+                else:
+                    self.remove(other)
 
 
 @dataclass
@@ -169,12 +185,14 @@ class Gang:
             self.nodes,
             self.report,
             self.trained_by,
+            self.api.kueue.state(),
         )
 
     # --- kubelet ---
 
     def tick(self) -> None:
         self.report = None
+        self.api.kueue.tick(self.api)
         for pod in self.api.of_kind("Pod"):
             self.keep(pod)
         self.lead()
@@ -185,9 +203,9 @@ class Gang:
         if "deletionTimestamp" in pod["metadata"]:
             if pod["status"]["phase"] == "Running":
                 self.end(pod, ExitCode.PREEMPTED, Verdict(result="Preempted", step=self.store.step))
-            else:
+            elif not is_held(pod):
                 self.api.remove(pod)
-        elif pod["status"]["phase"] == "Pending":
+        elif pod["status"]["phase"] == "Pending" and not is_gated(pod):
             node = self.place(pod)
             since = {"lastTransitionTime": stamp(self.api.now)}
             if node is None:

@@ -224,6 +224,7 @@ IMMUTABLE: Final = (
     immutable("resources.nodes", shown="resources.nodes"),
     immutable("resources.ranksPerNode", shown="resources.ranksPerNode"),
     immutable("checkpoint.store", shown="checkpoint.store"),
+    immutable("scheduling.queue"),
 )
 
 
@@ -264,7 +265,7 @@ class FineTuneJobSpec(Model):
     """Where metrics and the model are recorded; nowhere if left out.
     Example: {mlflow: {uri: "http://mlflow.windlass.svc:5000"}}."""
     scheduling: Scheduling = Field(default_factory=Scheduling)
-    """How pods are placed. Example: {priorityClassName: batch-low}."""
+    """How pods are placed; queue cannot change after creation. Example: {priorityClassName: batch-low}."""
     pod: PodOverrides = Field(default_factory=PodOverrides)
     """Overrides of the rendered pods. Example: {nodeSelector: {pool: gpu}}."""
     suspend: bool = False
@@ -292,8 +293,8 @@ class FineTuneJobSpec(Model):
         ]
         | None
     ) = None
-    """Seconds after creation within which training must have begun; waits for ever if left out. Unit:
-    seconds. Example: 1800."""
+    """Seconds after creation within which training must have begun, a wait in a queue included; waits for ever if
+    left out. Unit: seconds. Example: 1800."""
 
 
 class FineTuneJobStatus(JobStatus):

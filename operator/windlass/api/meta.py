@@ -60,6 +60,7 @@ class ConditionType(StrEnum):
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     SUSPENDED = "Suspended"
+    QUEUED = "Queued"
     RUNNING = "Running"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -77,6 +78,7 @@ class Reason(StrEnum):
     # progress
     ACCEPTED = "Accepted"
     STARTING = "Starting"
+    QUEUED = "Queued"
     WAITING_FOR_PODS = "WaitingForPods"
     PREPARING = "Preparing"
     TRAINING = "Training"
@@ -100,6 +102,7 @@ class Reason(StrEnum):
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_SECURITY_DENIED = "PodSecurityDenied"
     OBJECT_CONFLICT = "ObjectConflict"
+    QUEUE_UNAVAILABLE = "QueueUnavailable"
     # failures of a run
     CRASH = "Crash"
     OUT_OF_MEMORY = "OutOfMemory"
@@ -123,6 +126,7 @@ class Reason(StrEnum):
     NO_PROGRESS = "NoProgress"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     START_DEADLINE_EXCEEDED = "StartDeadlineExceeded"
+    GANG_NOT_STARTED = "GangNotStarted"
     # degradations
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     SAVE_FAILED = "SaveFailed"

@@ -13,11 +13,11 @@ from windlass.api.meta import Rung
 from windlass.api.pods import EnvVar as EnvVar
 from windlass.api.pods import PodOverrides as PodOverrides
 from windlass.api.pods import PodVolume as PodVolume
-from windlass.api.pods import ShortText
 from windlass.api.pods import Toleration as Toleration
 from windlass.api.quantities import QUANTITY as QUANTITY
 from windlass.api.quantities import Quantity as Quantity
 from windlass.api.rules import Computed, Hint, Rule
+from windlass.api.scheduling import Scheduling as Scheduling
 from windlass.api.training import GANG_LIMIT, SecretReference
 from windlass.api.uris import StoreUri
 
@@ -331,25 +331,3 @@ class Tracking(Model):
 
     mlflow: MLflow
     """The MLflow server. Example: {uri: "http://mlflow.windlass.svc:5000", registerAs: support-bot}."""
-
-
-class Scheduling(Model):
-    """How the pods are placed."""
-
-    scheduler_name: ShortText | None = None
-    """Scheduler of the pods; the cluster's own if left out. Example: volcano."""
-    priority_class_name: (
-        Annotated[
-            ShortText,
-            Rule(
-                cel="!self.startsWith('system-')",
-                holds=lambda value, _: not value.startswith("system-"),
-                wrong="system priority classes are reserved for the cluster itself",
-                got="{self}",
-                allowed="a PriorityClass whose name does not begin with system-",
-                hint="see `kubectl get priorityclasses`",
-            ),
-        ]
-        | None
-    ) = None
-    """PriorityClass of the pods; the cluster's default if left out. Example: batch-low."""

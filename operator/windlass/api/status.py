@@ -18,7 +18,7 @@ class Condition(StatusModel):
     """One aspect of the job's state, as in every Kubernetes API."""
 
     type: Annotated[str, Field(min_length=1, max_length=64)]
-    """Kind of condition: Ready, Reconciling, Stalled, Suspended, Running, Complete, Failed and degradations."""
+    """Kind of condition: Ready, Reconciling, Stalled, Suspended, Queued, Running, Complete, Failed and degradations."""
     status: Literal["True", "False", "Unknown"]
     """True, False or Unknown."""
     reason: Annotated[str, Field(min_length=1, max_length=64)]
@@ -265,7 +265,7 @@ class GoodputSeconds(StatusModel):
     """All seconds since creation, each in exactly one part."""
 
     queued: float = 0.0
-    """Before admission."""
+    """Before admission, and whenever the queue made the run wait again."""
     scheduling: float = 0.0
     """Waiting for nodes."""
     pulling: float = 0.0
@@ -384,6 +384,8 @@ class Counters(StatusModel):
     """Seconds suspended so far."""
     back_off_seconds: float = 0.0
     """Seconds of back-off so far."""
+    queued_seconds: float | None = None
+    """Seconds waited for the queue so far; not there without a queue, nor before it first admits the job."""
 
 
 class Charges(StatusModel):
@@ -432,7 +434,7 @@ class JobStatus(StatusModel):
     started_at: datetime | None = None
     """When all pods ran for the first time."""
     admitted_at: datetime | None = None
-    """When the job was allowed to start."""
+    """When the job was allowed to start: at once, or when its queue first admitted it."""
     finished_at: datetime | None = None
     """When it completed or failed."""
     suspended_at: datetime | None = None

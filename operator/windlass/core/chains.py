@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import elastic, gang, lifecycle, nodes, paused, world
+from windlass.core.judges import elastic, gang, lifecycle, nodes, paused, queued, world
 
 Judge = Callable[[Facts], Outcome | None]
 
@@ -23,6 +23,7 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     paused.is_paused,  # a guard stopped the run: wait for a change of the spec
     lifecycle.is_resumed,  # count the pause
     lifecycle.deadline_passed,  # waiting or working took too long
+    queued.queue_is_closed,  # this operator is not set up for the queue
     world.claims_do_not_fit,  # a volume is missing or cannot be shared
     gang.has_no_gang,  # give out the first tickets
     gang.config_is_lost,  # settle under which configuration this attempt runs
@@ -34,9 +35,11 @@ FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
     nodes.exclusion_is_over,  # a node is free again: a waiting pod may use it
     elastic.gang_is_shrunk,  # it trains with fewer nodes: follow it, make the others
     elastic.leader_finds_no_room,  # nothing trains without a leader: free a follower's room
+    queued.gang_is_not_whole,  # some pods never came to run: give the others' nodes back
     gang.gang_is_partial,  # quota admits only a part: give it back
     gang.is_backing_off,  # do not hammer a failing cause
     gang.gang_is_incomplete,  # make what is missing
+    queued.gang_is_queued,  # not admitted yet: wait
     gang.gang_is_waiting,  # pods cannot start: say why
     gang.gang_is_running,  # follow the leader's reports
 )

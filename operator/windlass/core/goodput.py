@@ -40,6 +40,8 @@ class Clock:
     started_at: datetime | None = None
     suspended_seconds: float = 0.0
     back_off_seconds: float = 0.0
+    # All waits for a queue that are over; None without a queue, and before the first of them is.
+    queued_seconds: float | None = None
     finished: bool = False
 
 
@@ -80,7 +82,11 @@ def take_first_parts(parts: dict[str, float], purse: Purse, clock: Clock) -> Non
     """Before the first agent has an account of its own: waiting, placing, pulling, starting."""
     parts["suspended"] = purse.take(clock.suspended_seconds)
     parts["back_off"] = purse.take(clock.back_off_seconds)
-    for name, span in first_spans(clock).items():
+    spans = first_spans(clock)
+    if clock.queued_seconds is not None and "scheduling" in spans:
+        # Between the first admission and the present leader's node, the gang may have been queued again.
+        spans["scheduling"] -= max(clock.queued_seconds - spans["queued"], 0.0)
+    for name, span in with_queue(spans, clock).items():
         parts[name] = purse.take(span)
     if clock.started_at is not None:
         parts["starting"] = purse.take(purse.left)
@@ -105,6 +111,11 @@ def first_spans(clock: Clock) -> dict[str, float]:
     return spans
 
 
+def with_queue(spans: dict[str, float], clock: Clock) -> dict[str, float]:
+    """The spans, with the queue's as it was counted: a run may wait for it more than once."""
+    return spans if clock.queued_seconds is None else spans | {"queued": clock.queued_seconds}
+
+
 def take_agents_parts(
     parts: dict[str, float], purse: Purse, clock: Clock, timeline: Timeline, before: GoodputSeconds
 ) -> None:
@@ -113,7 +124,7 @@ def take_agents_parts(
         parts[name] = purse.take(getattr(timeline, name))
     known = any(getattr(before, name) for name in BEFORE_START)
     spans = first_spans(clock) if not known else {name: getattr(before, name) for name in BEFORE_START}
-    for name, span in spans.items():
+    for name, span in with_queue(spans, clock).items():
         parts[name] = purse.take(span)
     if clock.started_at is not None:
         parts["starting"] += purse.take((timeline.started_at - clock.started_at).total_seconds())

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import ValidationError
 
@@ -20,9 +20,12 @@ from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import Reason
 from windlass.api.quantities import QUANTITY
 from windlass.api.validation import validate
+from windlass.core import kueue
 
 Wire = Mapping[str, Any]
 PLAIN = re.compile(QUANTITY)
+# By whom a pod is taken away: the cluster, or the queue that had admitted it.
+DISRUPTIONS = ("DisruptionTarget", kueue.TERMINATION_TARGET)
 
 
 def parse_time(text: str | None) -> datetime | None:
@@ -133,6 +136,16 @@ class PodView:
     warning: str | None = None
     # What its container asks for, by resource, as quantities.
     requests: tuple[tuple[str, str], ...] = ()
+    # Scheduling gates that nobody has taken away yet.
+    gates: tuple[str, ...] = ()
+    # Whether a queue counts it in a group, and whether it keeps the pod in the API until it has taken note of its end.
+    in_group: bool = False
+    is_held: bool = False
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether it may not be given a node yet."""
+        return bool(self.gates) and not self.is_terminal
 
     @property
     def is_terminal(self) -> bool:
@@ -151,7 +164,7 @@ class PodView:
         labels = metadata.get("labels") or {}
         conditions = {item["type"]: item for item in status.get("conditions") or ()}
         scheduled = conditions.get("PodScheduled") or {}
-        disruption = conditions.get("DisruptionTarget") or {}
+        disruption = next((item for item in map(conditions.get, DISRUPTIONS) if is_set(item)), None)
         container: Wire = next(iter(status.get("containerStatuses") or ()), {})
         state = container.get("state") or {}
         waiting, running, ended = (state.get(key) or {} for key in ("waiting", "running", "terminated"))
@@ -183,11 +196,19 @@ class PodView:
             termination_message=ended.get("message") or "",
             unschedulable=scheduled.get("message", "no node fits") if refused else None,
             noticed=noticed(metadata.get("annotations") or {}),
-            disruption=disruption.get("reason") if disruption.get("status") == "True" else None,
+            disruption=disruption.get("reason") if disruption is not None else None,
             avoids=names_in((metadata.get("annotations") or {}).get(meta.ANNOTATION_AVOIDS)),
             warning=warning,
             requests=requests_of(spec),
+            gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+            in_group=kueue.LABEL_GROUP in labels,
+            is_held=kueue.FINALIZER in (metadata.get("finalizers") or ()),
         )
+
+
+def is_set(condition: Wire | None) -> TypeGuard[Wire]:
+    """Whether a pod has this condition and it is true."""
+    return condition is not None and condition.get("status") == "True"
 
 
 def names_in(text: str | None) -> tuple[str, ...]:

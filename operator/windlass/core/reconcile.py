@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
+from windlass.core import queues
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.checkpoints.notice import notices
 from windlass.core.cost import Moment, charge
@@ -19,6 +20,7 @@ from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.goodput import Clock, account
 from windlass.core.judges.lifecycle import until_deadline
 from windlass.core.judges.nodes import forced_deletes, until_forced, until_node_is_lost
+from windlass.core.judges.queued import until_given_up
 from windlass.core.observed import Job, Observed
 from windlass.core.planning.estimate import with_memory_advice
 from windlass.core.settings import RenderSettings
@@ -50,12 +52,13 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     annotates, notice_seconds = notices(facts, outcome)
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
+    waits += [None if outcome.quiet else until_given_up(facts)]
     forced = forced_deletes(facts)
     return Decision(
         status=status,
         applies=outcome.applies,
         creates=outcome.creates,
-        deletes=(*outcome.deletes, *forced),
+        deletes=(*outcome.deletes, *forced, *queues.released(facts)),
         events=(
             *outcome.events,
             *force_events(forced),
@@ -93,7 +96,7 @@ def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, 
     """The status in wire form if it is to be written now; else None, and when to look again."""
     status = status.model_copy(update={"observed_generation": facts.job.generation})
     if facts.job.spec is not None:
-        status = with_memory_advice(status, facts.job.spec)
+        status = with_memory_advice(queues.accounted(facts, status), facts.job.spec)
     before = facts.job.status
     if weighty(status) == weighty(before):
         wait = progress_wait(facts, status)
@@ -160,6 +163,7 @@ def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:
         started_at=status.started_at,
         suspended_seconds=status.counters.suspended_seconds,
         back_off_seconds=status.counters.back_off_seconds,
+        queued_seconds=status.counters.queued_seconds,
         finished=finished,
     )
     return account(clock, timeline, before)

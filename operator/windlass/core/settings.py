@@ -35,3 +35,5 @@ class RenderSettings:
     # Keys of taints that say that a node's devices are not sound; a trailing * stands for anything.
     health_taints: tuple[str, ...] = ()
     prices: PriceList | None = None
+    # Whether the operator may delete the Workloads that Kueue makes of the runs' pods.
+    kueue: bool = False

@@ -24,7 +24,7 @@ from windlass.shell.notices import NoticeBoard
 from windlass.shell.observe import Caches, Memory, is_as_rendered
 from windlass.shell.ownership import as_applied
 from windlass.shell.postbox import Recorder
-from windlass.shell.resources import FINE_TUNE_JOBS, PODS, Resource, of
+from windlass.shell.resources import FINE_TUNE_JOBS, PODS, WORKLOADS, Resource, of
 from windlass.shell.together import LARGEST_BATCH, batches, together
 
 LOG = logger("act")
@@ -230,6 +230,9 @@ class Actor:
         if delete.force:
             await self._delete_by_force(namespace, delete)
             return
+        if delete.kind == WORKLOADS.kind:
+            await self.release(namespace, delete)
+            return
         known = self._caches.of(delete.kind).get(namespace, delete.name)
         version = None
         if known is not None and known["metadata"]["uid"] == delete.uid:
@@ -245,6 +248,11 @@ class Actor:
         except Conflict as error:
             # It changed since it was seen: the change may be why it should stay.
             raise Stale from error
+
+    async def release(self, namespace: str, delete: Delete) -> None:
+        """Let Kueue go of a group whose pods will never all be there; it removes its finalizers from them then."""
+        await self._client.delete(WORKLOADS, delete.name, namespace=namespace, uid=delete.uid)
+        LOG.info("workload released", namespace=namespace, name=delete.name)
 
     async def _delete_by_force(self, namespace: str, delete: Delete) -> None:
         """By UID alone: a dead kubelet changes nothing any more, and whoever else did is of no matter."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from windlass.core.observed import DISRUPTIONS
+
 Json = dict[str, Any]
 Name = tuple[str, str]
 """Namespace and name."""
@@ -172,7 +174,7 @@ METADATA = (
     "ownerReferences",
 )
 POD_STATUS = ("phase", "reason", "message", "podIP", "startTime")
-CONDITIONS = ("PodScheduled", "DisruptionTarget")
+CONDITIONS = ("PodScheduled", *DISRUPTIONS)
 
 
 def slim_metadata(body: Json) -> Json:
@@ -203,7 +205,7 @@ def slim_pod(body: Json) -> Json:
         {"name": item.get("name"), "state": item.get("state") or {}}
         for item in status.get("containerStatuses") or ()
     ]
-    return {
+    made: Json = {
         "metadata": slim_metadata(body),
         "spec": {
             "nodeName": spec.get("nodeName"),
@@ -211,6 +213,11 @@ def slim_pod(body: Json) -> Json:
         },
         "status": kept,
     }
+    if body["metadata"].get("finalizers"):
+        made["metadata"]["finalizers"] = body["metadata"]["finalizers"]
+    if spec.get("schedulingGates"):
+        made["spec"]["schedulingGates"] = spec["schedulingGates"]
+    return made
 
 
 def slim_claim(body: Json) -> Json:

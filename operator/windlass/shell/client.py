@@ -242,8 +242,11 @@ class Client:
     async def delete(
         self, resource: Resource, name: str, *, namespace: str, uid: str, resource_version: str | None = None
     ) -> None:
-        """Delete exactly the object that was seen. NotFound counts as done; Conflict means it is another by now."""
-        preconditions = {"uid": uid}
+        """Delete exactly the object that was seen. NotFound counts as done; Conflict means it is another by now.
+
+        No UID is for names that only one object can ever have, and that is never read.
+        """
+        preconditions = {"uid": uid} if uid else {}
         if resource_version:
             preconditions["resourceVersion"] = resource_version
         body = {

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from windlass.core import names
-from windlass.core.decision import Manifest
+from windlass.api.meta import LABEL_RUN
+from windlass.core import names, queues
+from windlass.core.decision import Delete, Manifest
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal, controller_uid
 from windlass.core.settings import RenderSettings
 from windlass.shell.cache import Cache
@@ -150,6 +151,24 @@ class Observer:
         found = (self.caches.claims.get(job.namespace, name) for name in wanted)
         return tuple(ClaimView.from_wire(body) for body in found if body is not None)
 
+    def abandoned(self, key: Key) -> list[Delete]:
+        """Workloads of Kueue's that a job which is gone has left behind with its pods."""
+        if not self._settings().kueue:
+            return []
+        _, namespace, name = key
+        runs: dict[str, list[PodView]] = {}
+        for body in self.caches.pods:
+            metadata = body["metadata"]
+            uid = controller_uid(body)
+            ours = metadata.get("namespace") == namespace and metadata["labels"].get(LABEL_RUN) == name
+            if uid is not None and ours and metadata.get("deletionTimestamp"):
+                runs.setdefault(uid, []).append(PodView.from_wire(body))
+        return [
+            delete
+            for uid, pods in sorted(runs.items())
+            for delete in queues.abandoned(name, uid, pods, is_unplaced)
+        ]
+
     # --- live reads ---------------------------------------------------------------------------
 
     async def _look_for_warnings(self, job: Job, pods: list[PodView], memory: Memory) -> None:
@@ -185,6 +204,11 @@ class Observer:
                 del memory.strangers[kind, name]
             else:
                 memory.strangers[kind, name] = (self._clock(), controller_uid(body))
+
+
+def is_unplaced(pod: PodView) -> bool:
+    """Whether a pod of a job that is gone will never run; one that has a node is waited for."""
+    return pod.node is None
 
 
 def with_warning(pod: PodView, memory: Memory) -> PodView:

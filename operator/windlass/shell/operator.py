@@ -204,6 +204,7 @@ class Operator:
             health_taints=settings.health_taints,
             ca_pem=certificate.authority_pem() if certificate is not None else "",
             prices=settings.prices,
+            kueue=settings.kueue,
         )
 
     def _set_gauges(self) -> None:
@@ -266,6 +267,10 @@ class Operator:
         while True:
             for job in self.caches.jobs:
                 self._add_job(job)
+            for pod in self.caches.pods:
+                # Its job may be gone, and then nothing else leads to it.
+                if pod["metadata"].get("deletionTimestamp") and pod["metadata"].get("finalizers"):
+                    self._add_owner(pod)
             await asyncio.sleep(RESYNC_SECONDS)
 
     async def _upkeep(self) -> None:

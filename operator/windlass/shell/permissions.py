@@ -1,8 +1,9 @@
 """All that the operator may do, as data: the chart renders it, a test compares, another runs under it.
 
 Two tables: cluster-wide rules (or per watched namespace, with the same rules in a Role), and rules in
-the operator's own namespace, bound to names; a third is added where nodes are watched. There is no verb on
-secrets or pods/exec, no write to nodes, and no wildcard: the serving certificate is mounted, not read.
+the operator's own namespace, bound to names; two more are added where nodes are watched and where Kueue's queues are
+used. There is no verb on secrets or pods/exec, no write to nodes, and no wildcard: the serving certificate is mounted,
+not read.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ CLUSTER_RULES: Final = (
 # Only with node awareness, and cluster-wide, for nodes belong to no namespace.
 NODE_RULES: Final = (Rule("", ("nodes",), READ),)
 
+# Only where Kueue's queues may be used, in the namespaces that are watched.
+KUEUE_RULES: Final = (Rule("kueue.x-k8s.io", ("workloads",), ("delete",)),)
+
 OWN_NAMESPACE_RULES: Final = (
     # A name cannot bind `create`: the object does not exist yet when the rule is asked.
     Rule("coordination.k8s.io", ("leases",), ("create",)),
@@ -68,6 +72,11 @@ def cluster_rules() -> list[dict[str, list[str]]]:
 def node_rules() -> list[dict[str, list[str]]]:
     """Rules of the ClusterRole that comes with node awareness."""
     return [rule.to_wire() for rule in NODE_RULES]
+
+
+def kueue_rules() -> list[dict[str, list[str]]]:
+    """Rules of the ClusterRole that comes with Kueue's queues."""
+    return [rule.to_wire() for rule in KUEUE_RULES]
 
 
 def namespace_rules(*, lease: str, slice_name: str) -> list[dict[str, list[str]]]:

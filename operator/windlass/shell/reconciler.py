@@ -113,7 +113,7 @@ class Reconciler:
         body = self._caches.jobs.get(key[1], key[2])
         self._leave_former(key, body)
         if body is None:
-            return "gone"
+            return await self._release_former(key)
         job = Job.from_wire(body)
         memory = self._observer.memory(job.uid)
         decision = self._decide(job, await self._observer.observe(job))
@@ -124,6 +124,13 @@ class Reconciler:
         if newest is not None:
             self._metrics.count_recoveries(newest)
         return "written" if done.writes else "done"
+
+    async def _release_former(self, key: Key) -> str:
+        """The job is gone. Pods that never got a node may wait for Kueue, and Kueue for others of their group."""
+        deletes = self._observer.abandoned(key)
+        for delete in deletes:
+            await self._actor.release(key[1], delete)
+        return "written" if deletes else "gone"
 
     def _schedule(self, key: Key, uid: str, decision: Decision, *, again: bool) -> None:
         if again:

@@ -50,6 +50,8 @@ EVENTS: Final = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES: Final = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 ENDPOINT_SLICES: Final = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 NODES: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
+# Kueue's, made by it of our pods: never read, only deleted where Kueue would wait for them for ever.
+WORKLOADS: Final = Resource("kueue.x-k8s.io", "v1beta2", "workloads", "Workload")
 TOKEN_REVIEWS: Final = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
 )
@@ -59,7 +61,10 @@ CHILD_KINDS: Final = (PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES)
 
 BY_KIND: Final = {
     resource.kind: resource
-    for resource in (*JOB_KINDS, *CHILD_KINDS, CLAIMS, EVENTS, LEASES, ENDPOINT_SLICES, NODES, TOKEN_REVIEWS)
+    for resource in (
+        *(*JOB_KINDS, *CHILD_KINDS, CLAIMS, EVENTS, LEASES, ENDPOINT_SLICES, NODES, TOKEN_REVIEWS),
+        WORKLOADS,
+    )
 }
 
 

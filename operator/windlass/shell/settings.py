@@ -61,6 +61,8 @@ class Settings:
     """WINDLASS_LEASE_NAME: the Lease that makes one replica the leader."""
     watch_nodes: bool = False
     """WINDLASS_WATCH_NODES: true watches nodes, for which the operator needs the right to read them."""
+    kueue: bool = False
+    """WINDLASS_KUEUE: true allows queues of kind Kueue, for which the operator needs the right to delete Workloads."""
     health_taints: tuple[str, ...] = ()
     """WINDLASS_HEALTH_TAINTS: comma-separated keys of taints about devices that are not sound; * at the end."""
     prices: PriceList | None = None
@@ -106,6 +108,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         health_port=port(environment, "WINDLASS_HEALTH_PORT", defaults.health_port),
         lease_name=environment.get("WINDLASS_LEASE_NAME") or defaults.lease_name,
         watch_nodes=one_of(environment, "WINDLASS_WATCH_NODES", SWITCH, default="false") == "true",
+        kueue=one_of(environment, "WINDLASS_KUEUE", SWITCH, default="false") == "true",
         health_taints=names(environment.get("WINDLASS_HEALTH_TAINTS", "")),
         prices=price_list(environment.get("WINDLASS_PRICES", "")),
         log_level=one_of(environment, "WINDLASS_LOG_LEVEL", LOG_LEVELS, default=defaults.log_level),

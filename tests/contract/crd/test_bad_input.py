@@ -232,6 +232,21 @@ ROWS = (
         "",
         ("system-node", "not begin", "get"),
     ),
+    Row(
+        "B90",
+        "spec.scheduling.queue",
+        {"name": "Team_A"},
+        "spec.scheduling.queue.name",
+        ("Team_A", "lower-case", "get"),
+    ),
+    Row("B90", "spec.scheduling.queue", {"kind": "Kueue"}, "spec.scheduling.queue.name", ("name",)),
+    Row(
+        "B90",
+        "spec.scheduling.queue",
+        {"kind": "Volcano", "name": "a"},
+        "spec.scheduling.queue.kind",
+        ("Volcano",),
+    ),
     Row("B91", "spec.pod.hostNetwork", True, "", ("hostNetwork", "image,", "hint"), "unknown field"),
     Row(
         "B91",
@@ -390,6 +405,9 @@ CHANGES = (
         "spec.checkpoint.store",
         "got pvc://other, was pvc://check",
     ),
+    Change(
+        "B68", "spec.scheduling.queue", {"name": "a"}, "spec.scheduling.queue", "cannot change after creation"
+    ),
     Change("B69", "spec.resources.nodes", 2, "spec.resources.nodes", "got 2, was 1"),
     Change("B69", "spec.resources.ranksPerNode", 2, "spec.resources.ranksPerNode", "got 2, was 1"),
 )
@@ -425,6 +443,7 @@ def test_what_a_run_stands_on_cannot_change(api_server: Client, job: dict[str, A
         ("spec.resources.perNode.memory", "8Gi"),
         ("spec.pod.nodeSelector", {"pool": "gpu"}),
         ("spec.ttlSecondsAfterFinished", 60),
+        ("spec.scheduling.gangStartSeconds", 600),
     ],
 )
 def test_what_a_run_does_not_stand_on_can_change(

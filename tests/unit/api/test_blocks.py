@@ -259,6 +259,19 @@ RULES: list[tuple[str, Any, str]] = [
     ),
     (
         "scheduling",
+        {"queue": {"name": "Team A"}},
+        "spec.scheduling.queue.name: is not written as it must be (got Team A); allowed: lower-case letters, digits "
+        "and '-', beginning and ending with a letter or digit. hint: see `kubectl get localqueues` in the job's "
+        "namespace",
+    ),
+    (
+        "scheduling",
+        {"gangStartSeconds": 5},
+        "spec.scheduling.gangStartSeconds: is out of range (got 5); allowed: 30 to 86400. hint: allow for pulling the "
+        "image, 600 is usual; leave it out to wait",
+    ),
+    (
+        "scheduling",
         {"priorityClassName": "system-node-critical"},
         "spec.scheduling.priorityClassName: system priority classes are reserved for the cluster itself (got "
         "system-node-critical); allowed: a PriorityClass whose name does not begin with system-. hint: see "

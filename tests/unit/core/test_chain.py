@@ -26,7 +26,7 @@ from windlass.api.meta import Reason
 from windlass.api.status import Condition, Failure, Gang, Member
 from windlass.core.chains import FINETUNE_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
-from windlass.core.judges import elastic, gang, lifecycle, nodes, world
+from windlass.core.judges import elastic, gang, lifecycle, nodes, queued, world
 from windlass.core.judges import paused as paused_judges
 from windlass.core.observed import NodeView, ObjectView, Observed, PodView, Refusal, Taint
 from windlass.core.reconcile import decide
@@ -113,6 +113,12 @@ def late(scene: Scene) -> None:
     update_status(scene, started_at=at(-30))
 
 
+def queue_closed(scene: Scene) -> None:
+    """Its pods may be made by an operator that is set up for the queue only."""
+    scene.job = scene.job.with_spec("scheduling.queue", {"kind": "Kueue", "name": "team"})
+    scene.pods = scene.pods[:1]
+
+
 def claim_missing(scene: Scene) -> None:
     """Claims are asked about only while a pod is to be made."""
     scene.claims = claims()[1:]
@@ -163,6 +169,17 @@ def homeless(scene: Scene, index: int) -> None:
     """A pod that no node takes."""
     waiting = {"phase": "Pending", "scheduled_at": None, "started_at": None, "unschedulable": "no room"}
     scene.pods = tuple(replace(pod, **waiting) if pod.index == index else pod for pod in scene.pods)
+
+
+def not_whole(scene: Scene) -> None:
+    """The leader has had no node for too long, while the other pod holds one."""
+    scene.job = scene.job.with_spec("scheduling.gangStartSeconds", 30)
+    homeless(scene, 0)
+
+
+def at_the_gates(scene: Scene) -> None:
+    held = {"phase": "Pending", "node": None, "scheduled_at": None, "started_at": None, "gates": ("gate",)}
+    scene.pods = tuple(replace(pod, **held) for pod in scene.pods)
 
 
 def partial(scene: Scene) -> None:
@@ -222,6 +239,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "is_paused": paused,
     "is_resumed": resumed,
     "deadline_passed": late,
+    "queue_is_closed": queue_closed,
     "claims_do_not_fit": claim_missing,
     "has_no_gang": no_gang,
     "config_is_lost": config_lost,
@@ -233,9 +251,11 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "exclusion_is_over": exclusion_over,
     "gang_is_shrunk": shrunk,
     "leader_finds_no_room": leader_homeless,
+    "gang_is_not_whole": not_whole,
     "gang_is_partial": partial,
     "is_backing_off": backing_off,
     "gang_is_incomplete": incomplete,
+    "gang_is_queued": at_the_gates,
     "gang_is_waiting": waiting,
     "gang_is_running": nothing,
 }
@@ -246,7 +266,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
     assert list(CASES) == ORDER
     known = {
         value
-        for module in (elastic, gang, lifecycle, nodes, paused_judges, world)
+        for module in (elastic, gang, lifecycle, nodes, paused_judges, queued, world)
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }
@@ -260,13 +280,18 @@ def test_judge_speaks_in_its_own_case(name: str) -> None:
     assert speaker(scene) == name
 
 
-# One needs what the other takes away: a leader to be heard, a gang without a gap, a leader that trains.
+# One needs what the other takes away: a leader to be heard, a gang without a gap, a leader that trains, a node.
 EXCLUSIVE = {
     ("verdict_reached", "has_no_gang"),
     ("gang_is_shrunk", "leader_finds_no_room"),
     ("leader_finds_no_room", "gang_is_partial"),
     ("leader_finds_no_room", "is_backing_off"),
     ("leader_finds_no_room", "gang_is_incomplete"),
+    ("gang_is_shrunk", "gang_is_not_whole"),
+    ("node_is_unhealthy", "gang_is_queued"),
+    ("gang_is_shrunk", "gang_is_queued"),
+    ("leader_finds_no_room", "gang_is_queued"),
+    ("gang_is_not_whole", "gang_is_queued"),
 }
 PAIRS = [
     (first, second)

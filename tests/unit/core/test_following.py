@@ -35,9 +35,9 @@ from windlass.core.judges.gang import (
     SILENCE_SECONDS,
     heard_at,
     is_first_start,
-    missing_objects,
     until_out_of_reach,
 )
+from windlass.core.judges.making import missing_objects
 from windlass.core.observed import ObjectView, Observed, PodView, Refusal
 
 BOTH = (a_pod(0, 1), a_pod(1, 2))

@@ -116,3 +116,32 @@ def test_parts_sum_to_wall_time_whatever_the_clocks_say(data: st.DataObject) -> 
     assert all(value >= 0 for _, value in found.seconds)
     assert found.ratio is None or 0 <= found.ratio <= 1
     assert 0 <= found.since_admission <= found.since_creation
+
+
+@pytest.mark.parametrize(
+    ("queued", "until", "expected"),
+    [
+        (None, 26, {"queued": 10, "scheduling": 2, "pulling": 8, "starting": 6}),
+        (10, 26, {"queued": 10, "scheduling": 2, "pulling": 8, "starting": 6}),
+        # Admitted at 10, evicted, queued from 30 to 70, placed again at 72, started at 80.
+        (50, 86, {"queued": 50, "scheduling": 22, "pulling": 8, "starting": 6}),
+    ],
+)
+def test_waits_for_a_queue_are_one_part_however_many_there_were(
+    queued: float | None, until: float, expected: dict[str, float]
+) -> None:
+    later = 0 if queued in (None, 10) else 60
+    edges = EDGES | {"scheduled_at": at(12 + later), "started_at": at(20 + later)}
+    clock = Clock(**edges, until=at(until), queued_seconds=queued)
+    assert seconds(account(clock, None, Goodput())) == expected
+
+
+def test_a_wait_between_two_leaders_is_queued_and_not_recovering() -> None:
+    timeline = Timeline(started_at=at(21), until=at(200), starting=9, training=60, recovering=20)
+    plain = account(Clock(**EDGES, until=at(200)), timeline, BEFORE)
+    queued = account(Clock(**EDGES, until=at(200), queued_seconds=70), timeline, BEFORE)
+    assert queued.seconds.queued - plain.seconds.queued == 60
+    assert plain.seconds.recovering - queued.seconds.recovering == 60
+    assert total(queued) == total(plain) == 200
+    assert queued.since_admission == plain.since_admission - 60
+    assert queued.ratio is not None and plain.ratio is not None and queued.ratio > plain.ratio

@@ -45,6 +45,7 @@ class Rig:
             memory=lambda uid: self.memories.setdefault(uid, Memory()),
             forget=self.forgotten.append,
             must_look_again=lambda _: self.look_again,
+            abandoned=lambda _: [],
         )
         self.reconciler = Reconciler(
             queue=self.queue,

@@ -11,7 +11,7 @@ from unit.shell.test_rounds import all_run, all_succeed, lose_pod, resume, statu
 from windlass.shell.endpoint import publish
 from windlass.shell.identity import Reviewer
 from windlass.shell.lease import Candidate, Elector
-from windlass.shell.permissions import CLUSTER_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
+from windlass.shell.permissions import CLUSTER_RULES, KUEUE_RULES, NODE_RULES, OWN_NAMESPACE_RULES, Rule
 from windlass.shell.resources import BY_KIND, Resource
 from windlass.shell.settings import Settings
 
@@ -101,6 +101,7 @@ async def test_leading_reporting_and_reviewing_stay_within_the_rights(api: FakeA
     [
         ("GET", "/api/v1/pods", True),
         ("GET", "/api/v1/nodes", False),
+        ("DELETE", "/apis/kueue.x-k8s.io/v1beta2/namespaces/team/workloads/w", False),
         ("PATCH", "/api/v1/nodes/n", False),
         ("GET", "/api/v1/namespaces/team/pods/p", True),
         ("DELETE", "/api/v1/namespaces/team/pods/p", True),
@@ -127,10 +128,16 @@ def test_nodes_are_only_ever_read() -> None:
     ]
 
 
+def test_of_kueue_s_objects_one_kind_is_deleted_and_none_is_read() -> None:
+    assert [(rule.group, rule.resources, rule.verbs) for rule in KUEUE_RULES] == [
+        ("kueue.x-k8s.io", ("workloads",), ("delete",))
+    ]
+
+
 def test_every_kind_that_is_talked_about_has_a_rule() -> None:
     ruled = {
         (rule.group, name.split("/")[0])
-        for rule in (*CLUSTER_RULES, *NODE_RULES, *OWN_NAMESPACE_RULES)
+        for rule in (*CLUSTER_RULES, *NODE_RULES, *KUEUE_RULES, *OWN_NAMESPACE_RULES)
         for name in rule.resources
     }
     assert {(resource.group, resource.plural) for resource in BY_KIND.values()} == ruled

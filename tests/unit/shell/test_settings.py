@@ -47,11 +47,12 @@ def test_everything_set() -> None:
             "WINDLASS_LEASE_NAME": "lease",
             "WINDLASS_WATCH_NODES": "true",
             "WINDLASS_HEALTH_TAINTS": "a/b, c*",
+            "WINDLASS_KUEUE": "true",
             "WINDLASS_LOG_LEVEL": "DEBUG",
         }
     )
     assert made.watch_namespaces == ("a", "b", "c")
-    assert (made.watch_nodes, made.health_taints) == (True, ("a/b", "c*"))
+    assert (made.watch_nodes, made.health_taints, made.kueue) == (True, ("a/b", "c*"), True)
     assert made.host_root == (HostRootMount("usr", "/usr", "x"),)
     assert made.tls_directory == Path("/etc/windlass/tls")
     assert (made.report_port, made.health_port, made.lease_name) == (9443, 9081, "lease")

@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 from windlass.api.meta import ConditionType, Reason
+from windlass.core import queues
 from windlass.core.facts import Facts, Outcome
-from windlass.core.judges import gang, world
+from windlass.core.judges import gang, making, world
 from windlass.core.observed import PodView
 from windlass.core.status import conditions, messages
 from windlass.core.status.conditions import Aspect
@@ -25,7 +26,7 @@ def gang_is_shrunk(facts: Facts) -> Outcome | None:
     if report.nodes is None or report.nodes >= nodes:
         return None
     empty = [slot for slot in facts.slots if slot.pod is None]
-    applies = gang.missing_objects(facts)
+    applies = making.missing_objects(facts)
     held = pause(facts) if empty or applies else 0.0
     aspects, wait = gang.follow(facts)
     text = messages.shrunk(report.nodes, nodes, why_missing(facts))
@@ -34,7 +35,9 @@ def gang_is_shrunk(facts: Facts) -> Outcome | None:
     return Outcome(
         facts.state((*aspects, shrunk), gang=gang.with_pods(facts), started_at=gang.started_at(facts)),
         applies=applies if not held else (),
-        creates=tuple(gang.render_member(facts, slot) for slot in empty) if not held else (),
+        creates=tuple(making.render_member(facts, slot) for slot in queues.fitting(facts, empty))
+        if not held
+        else (),
         deletes=facts.deletes(facts.former),
         requeue_after_seconds=min(waits, default=None),
     )

@@ -6,22 +6,21 @@ a crash between any two writes is just another state that these judges see.
 
 from __future__ import annotations
 
-import dataclasses
 from datetime import datetime, timedelta
 
 from windlass.api.meta import ConditionType, Phase, Reason, Rung
 from windlass.api.status import FailedRank, Gang, RecoveryRecord
-from windlass.core import names
-from windlass.core.decision import Delete, Event, Manifest
+from windlass.core import kueue, names, queues
+from windlass.core.decision import Delete
 from windlass.core.facts import Facts, Outcome, Slot
 from windlass.core.gang import next_attempt, replace_members
 from windlass.core.judges.lifecycle import fail, reason_named
 from windlass.core.judges.loss import Loss, charge_losses, charges_after, losses, worst
+from windlass.core.judges.making import drift, missing_objects, render_member
 from windlass.core.judges.nodes import suspects_after, suspicion
 from windlass.core.judges.world import waiting_trouble
 from windlass.core.observed import Refusal
 from windlass.core.plan import arithmetic_plan
-from windlass.core.render.pod import pod as render_pod
 from windlass.core.render.run_config import run_config, run_config_name
 from windlass.core.status import conditions, messages
 from windlass.core.status.conditions import find
@@ -30,6 +29,8 @@ from windlass.core.status.progress import RECOVERY_ROWS, reason_of
 SILENCE_SECONDS = 60.0
 # Phases of a gang whose ranks have not been started yet.
 FORMING = (Phase.IMPORTS, Phase.PREPARE)
+# Reasons that say already why nothing is made for a while.
+TOLD = (Reason.BACKING_OFF, Reason.QUOTA_EXCEEDED, Reason.GANG_NOT_STARTED)
 REFUSAL_BASE_SECONDS = 5.0
 REFUSAL_LIMIT_SECONDS = 300.0
 # Refused so often in a row (two and a half minutes), the rest of a gang is not on its way.
@@ -52,11 +53,13 @@ def has_no_gang(facts: Facts) -> Outcome | None:
     text = messages.accepted(len(gang.members), ranks)
     aspects = conditions.working(Reason.ACCEPTED if first else Reason.STARTING, text)
     plan = arithmetic_plan(facts.spec) if first else facts.status.plan
+    # What a queue has to admit has only been put into it by this.
+    at_once = facts.now if facts.spec.scheduling.queue is None else None
     status = facts.state(
         aspects,
         gang=gang,
         run_config=config_name_for(facts, gang),
-        admitted_at=facts.status.admitted_at or facts.now,
+        admitted_at=facts.status.admitted_at or at_once,
         plan=plan,
     )
     return Outcome(status)
@@ -117,6 +120,7 @@ def member_is_lost(facts: Facts) -> Outcome | None:
         reason = reason_named(charge.stop)
         return fail(facts, reason, failure, charge.message)
     whole = len(lost) == len(facts.slots) and len(facts.slots) > 1
+    whole = whole or queues.is_over(facts, {loss.slot.member.index for loss in lost})
     moved = suspicion(facts, cause) is not None
     one = Rung.OTHER_NODE if moved else charge.rung or Rung.RECREATE_POD
     rung = Rung.RECREATE_GANG if whole else one
@@ -177,16 +181,22 @@ def life_after(facts: Facts, cause: Loss) -> int:
 
 
 def old_pods_are_in_the_way(facts: Facts) -> Outcome | None:
-    """Pods of an earlier attempt still live: two attempts never overlap. Those on lost nodes do not count."""
+    """Pods of an earlier attempt still live: two attempts never overlap. Those on lost nodes do not count.
+
+    Nor is an attempt over while its queue keeps pods of it: the quota that the new one needs is free after that.
+    """
     attempt = facts.status.gang.attempt
-    blocking = [pod for pod in facts.former if pod.attempt != attempt and facts.blocks(pod)]
+    former = [pod for pod in facts.former if pod.attempt != attempt]
+    blocking = [pod for pod in former if facts.blocks(pod) or queues.is_kept(pod)]
     if not blocking:
         return None
     aspects = conditions.working(Reason.RECOVERING, messages.old_attempt(attempt, len(blocking)))
     return Outcome(
         facts.state(aspects),
         deletes=facts.deletes(facts.former),
-        requeue_after_seconds=until_out_of_reach(facts, [pod.deletion_timestamp for pod in blocking]),
+        requeue_after_seconds=until_out_of_reach(
+            facts, [pod.deletion_timestamp for pod in blocking if not queues.is_kept(pod)]
+        ),
     )
 
 
@@ -211,8 +221,13 @@ def gang_is_partial(facts: Facts) -> Outcome | None:
         return None
     pause = refusal_pause(refused)
     text = messages.quota_partial(made, len(facts.slots), pause, refused.message)
+    aspects = conditions.stalled(Reason.QUOTA_EXCEEDED, text)
+    if kueue.is_grouped(facts.spec):
+        # All pods of the group go, and with them the group.
+        gang = next_attempt(facts.status.gang, len(facts.slots))
+        return waiting(facts, aspects, (), pause, gang=gang, run_config=config_name_for(facts, gang))
     gang = replace_members(facts.status.gang, {slot.member.index for slot in facts.slots})
-    return waiting(facts, conditions.stalled(Reason.QUOTA_EXCEEDED, text), (), pause, gang=gang)
+    return waiting(facts, aspects, (), pause, gang=gang)
 
 
 def is_of_quota(refused: Refusal) -> bool:
@@ -237,7 +252,7 @@ def is_backing_off(facts: Facts) -> Outcome | None:
         return None
     ready = find(facts.job.status.conditions, ConditionType.READY)
     left = (until - facts.now).total_seconds()
-    if ready is not None and ready.reason in (Reason.BACKING_OFF, Reason.QUOTA_EXCEEDED):
+    if ready is not None and ready.reason in TOLD:
         # It is told already why nothing happens.
         return Outcome(facts.state(()), deletes=facts.deletes(facts.former), requeue_after_seconds=left)
     failure = facts.status.last_failure
@@ -265,12 +280,23 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
     if not empty:
         # The pods go on as they are; so does what is said about them.
         return Outcome(facts.state(()), applies=applies, events=drift(facts, applies))
+    makeable = queues.fitting(facts, empty)
+    if not makeable and (dead := [pod for pod in queues.leaving(facts) if facts.is_out_of_reach(pod)]):
+        # The queue would never take a replacement: only a new group can go on.
+        return recreate(facts, messages.place_is_lost(dead[0].name))
+    if not makeable:
+        aspects = waiting_for_end(facts)
+    else:
+        aspects = () if is_on_its_way(facts) else starting(facts, len(facts.slots) - len(empty))
     return Outcome(
-        facts.state(() if is_on_its_way(facts) else starting(facts, len(facts.slots) - len(empty))),
+        facts.state(aspects),
         applies=applies,
         events=drift(facts, applies),
-        creates=tuple(render_member(facts, slot) for slot in empty),
+        creates=tuple(render_member(facts, slot) for slot in makeable),
         deletes=facts.deletes(facts.former),
+        requeue_after_seconds=None
+        if makeable
+        else until_out_of_reach(facts, [pod.deletion_timestamp for pod in queues.leaving(facts)]),
     )
 
 
@@ -283,8 +309,18 @@ def is_on_its_way(facts: Facts) -> bool:
 
 def starting(facts: Facts, made: int) -> tuple[conditions.Aspect, ...]:
     """Pods are being made."""
-    reason = Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
-    return conditions.working(reason, messages.starting(made, len(facts.slots)))
+    return conditions.working(start_reason(facts), messages.starting(made, len(facts.slots)))
+
+
+def waiting_for_end(facts: Facts) -> tuple[conditions.Aspect, ...]:
+    """No pod is made yet for a place that is empty: the one before it has not ended for the queue."""
+    text = messages.place_is_counted([pod.name for pod in queues.leaving(facts)])
+    return conditions.working(start_reason(facts), text)
+
+
+def start_reason(facts: Facts) -> Reason:
+    """Starting or Recovering."""
+    return Reason.STARTING if is_first_start(facts) else Reason.RECOVERING
 
 
 def yields(facts: Facts, slot: Slot) -> bool:
@@ -297,57 +333,6 @@ def yields(facts: Facts, slot: Slot) -> bool:
 def is_first_start(facts: Facts) -> bool:
     """Whether the run has never got as far as an incarnation."""
     return facts.status.gang.attempt <= 1 and facts.status.incarnation <= 1 and not facts.status.recoveries
-
-
-def missing_objects(facts: Facts) -> tuple[Manifest, ...]:
-    """Shared objects that are not there or not as they should be. A configuration in use stays as it is."""
-    present = {(item.kind, item.name): item for item in facts.seen.objects}
-    missing = []
-    for item in facts.shared:
-        kind, metadata = item["kind"], item["metadata"]
-        if item.get("immutable") and ("ConfigMap", facts.status.run_config) in present:
-            continue
-        found = present.get((kind, metadata["name"]))
-        if found is None or found.digest != metadata["annotations"][names.ANNOTATION_DIGEST]:
-            missing.append(item)
-    return tuple(missing)
-
-
-def drift(facts: Facts, applies: tuple[Manifest, ...]) -> tuple[Event, ...]:
-    """One event for each object that is there and does not hold what was rendered, whatever its digest says."""
-    edited = {
-        (item.kind, item.name)
-        for item in facts.seen.objects
-        if item.owner_uid == facts.job.uid and item.digest is None
-    }
-    return tuple(
-        Event(
-            "Warning",
-            Reason.DRIFT_CORRECTED,
-            messages.drift_corrected(item["kind"], item["metadata"]["name"]),
-        )
-        for item in applies
-        if (item["kind"], item["metadata"]["name"]) in edited
-    )
-
-
-def render_member(facts: Facts, slot: Slot) -> Manifest:
-    """The pod of one place."""
-    return render_pod(
-        facts.job_now,
-        facts.spec,
-        slot.member,
-        attempt=facts.status.gang.attempt,
-        config_map=facts.status.run_config or "",
-        settings=dataclasses.replace(facts.settings, workload_image=image_for(facts)),
-    )
-
-
-def image_for(facts: Facts) -> str:
-    """The image of the gang's other pods, if one runs: agents of one gang are of one version, also after an upgrade."""
-    pods = (slot.pod for slot in facts.slots)
-    running = (pod.image for pod in pods if pod is not None and pod.is_running)
-    return next((image for image in running if image), facts.settings.workload_image)
 
 
 def refusal(facts: Facts) -> Outcome | None:

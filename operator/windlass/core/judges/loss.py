@@ -115,16 +115,18 @@ def is_vague(judgement: Judgement) -> bool:
 
 def charge_losses(facts: Facts, lost: tuple[Loss, ...]) -> Charge:
     """Charge the worst of them; one event is one failure, however many pods it took."""
-    return charge(
-        charged_before(facts),
-        worst(lost).judgement,
-        facts.spec.recovery,
-        Place(
-            verified_step=facts.newest_step,
-            at_step=facts.status.progress.step,
-            seed=f"{facts.job.uid}/{facts.status.gang.last_ticket}",
-        ),
-    )
+    return charge_for(facts, worst(lost).judgement)
+
+
+def charge_for(facts: Facts, judgement: Judgement) -> Charge:
+    """Charge one failure."""
+    place = Place(verified_step=facts.newest_step, at_step=facts.status.progress.step, seed=seed(facts))
+    return charge(charged_before(facts), judgement, facts.spec.recovery, place)
+
+
+def seed(facts: Facts) -> str:
+    """What the jitter of a pause is made from: another for every run and every gang of it."""
+    return f"{facts.job.uid}/{facts.status.gang.last_ticket}"
 
 
 def charged_before(facts: Facts) -> BudgetUse:

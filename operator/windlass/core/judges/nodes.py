@@ -12,6 +12,7 @@ from windlass.api.contract import Suspicion
 from windlass.api.meta import Exclusion, FailureClass, Reason, Rung, SuspectReason
 from windlass.api.running import Toleration
 from windlass.api.status import SuspectNode
+from windlass.core import queues
 from windlass.core.decision import Delete
 from windlass.core.facts import DEAD_KUBELET, SILENCE, Facts, Outcome, parse_verdict
 from windlass.core.failure.budget import Charge
@@ -151,7 +152,8 @@ def stuck(facts: Facts) -> list[tuple[PodView, datetime]]:
         (pod, pod.deletion_timestamp + (max(DEAD_KUBELET, wait) if facts.node(pod) is None else wait))
         for wait in (timedelta(seconds=after),)
         for pod in facts.pods
-        if pod.deletion_timestamp is not None
+        # What has ended and is kept by its queue alone is the queue's to let go.
+        if pod.deletion_timestamp is not None and not queues.is_kept(pod)
     ]
 
 

@@ -75,7 +75,7 @@ def name_is_taken(facts: Facts) -> Outcome | None:
 def waiting_trouble(facts: Facts) -> Trouble | None:
     """Why pods that exist do not run, if there is a cause that somebody has to cure."""
     waiting = [slot.pod for slot in facts.slots if slot.pod is not None and not slot.pod.is_running]
-    for look in (image_trouble, secret_trouble, mount_trouble, placing_trouble):
+    for look in (image_trouble, secret_trouble, mount_trouble, placing_trouble, gate_trouble):
         for pod in waiting:
             found = look(facts, pod)
             if found is not None:
@@ -129,6 +129,13 @@ def placing_trouble(facts: Facts, pod: PodView) -> Trouble | None:
         text = messages.avoided_nodes_block(pod.name, names_of, until, pod.unschedulable)
         return Reason.UNSCHEDULABLE, text
     return Reason.UNSCHEDULABLE, messages.unschedulable(pod.name, pod.unschedulable)
+
+
+def gate_trouble(_facts: Facts, pod: PodView) -> Trouble | None:
+    """One pod of a gang is held back while others are not: a replacement that the queue has yet to let through."""
+    if not pod.is_gated:
+        return None
+    return Reason.WAITING_FOR_PODS, messages.pod_gated(pod.name, pod.gates)
 
 
 def said(pod: PodView) -> Iterable[str]:

@@ -13,7 +13,7 @@ from windlass.api import meta
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Exclusion
 from windlass.api.status import Member, SuspectNode
-from windlass.core import names
+from windlass.core import kueue, names
 from windlass.core.decision import Manifest
 from windlass.core.observed import Job
 from windlass.core.render.objects import owner
@@ -40,6 +40,7 @@ def pod(
         job.name, job.uid, index=member.index, ticket=member.ticket, attempt=attempt
     )
     mounted = volumes(job.name, spec, config_map=config_map, settings=settings)
+    queued = kueue.marks(job.name, job.uid, spec, attempt=attempt)
     body: dict[str, Any] = {
         "hostname": names.host_name(job.name, member.index),
         "subdomain": names.service_name(job.name),
@@ -60,14 +61,16 @@ def pod(
         "tolerations": tolerations(spec),
         **placement(spec),
         **affinity(job.status.suspect_nodes),
+        **queued.spec,
     }
     avoids = excluded(job.status.suspect_nodes, Exclusion.REQUIRED)
     metadata = {
         "name": names.pod_name(job.name, member.index, member.ticket),
         "namespace": job.namespace,
         # Ours last: nobody may relabel a pod into another run.
-        "labels": dict(spec.pod.labels) | run_labels,
+        "labels": dict(spec.pod.labels) | queued.labels | run_labels,
         "annotations": dict(spec.pod.annotations)
+        | queued.annotations
         | ({meta.ANNOTATION_AVOIDS: ",".join(avoids)} if avoids else {}),
         "ownerReferences": [owner(job)],
     }

@@ -182,6 +182,70 @@ def quota_partial(made: int, wanted: int, seconds: float, detail: str) -> str:
     )
 
 
+def queued(queue: str, group: str | None) -> str:
+    """Queued."""
+    look = f"`kubectl describe workload {group}`" if group else "`kubectl get workloads`"
+    return hinted(f"queue {queue} has not admitted the pods yet", f"{look} shows what Kueue waits for")
+
+
+def gated(gates: Sequence[str]) -> str:
+    """Queued, by gates that the job did not ask for."""
+    return hinted(
+        f"scheduling gates hold the pods back: {', '.join(gates)}",
+        "whoever set a gate takes it away; look for a queue or policy of this namespace",
+    )
+
+
+def pod_gated(pod: str, gates: Sequence[str]) -> str:
+    """WaitingForPods, with one pod at its gate."""
+    return hinted(
+        f"pod {pod} may not be given a node yet (scheduling gates: {', '.join(gates)})",
+        f"`kubectl describe pod {pod}`",
+    )
+
+
+def queue_not_enabled(kind: str) -> str:
+    """QueueUnavailable, since the operator was not installed for it."""
+    return hinted(
+        f"this operator is not set up for queues of kind {kind}; no pod is made",
+        f"install the chart with operator.{kind.lower()}.enabled: true, or create the job without scheduling.queue",
+    )
+
+
+def queue_unnoticed(namespace: str) -> str:
+    """QueueUnavailable, since nobody answers."""
+    return hinted(
+        f"Kueue takes no note of the pods in namespace {namespace}, which wait at their gate",
+        "see that Kueue runs, that its pod integration is on, and that its managedJobsNamespaceSelector selects "
+        "this namespace",
+    )
+
+
+def place_is_counted(pods: Sequence[str]) -> str:
+    """Recovering, while the queue would delete a replacement as one pod too many."""
+    shown = ", ".join(pods[:NAMES_SHOWN]) or "another pod"
+    return f"the queue still counts {shown}; a replacement is made once that has ended"
+
+
+def place_is_lost(pod: str) -> str:
+    """Why a whole gang is made anew after the loss of one pod."""
+    return f"the node of pod {pod} does not answer, and its queue takes no replacement for a pod that may still run"
+
+
+GANG_NOT_STARTED_HINT = "look at the pods that did not run; scheduling.gangStartSeconds is the limit"
+
+
+def gang_not_started(running: int, wanted: int, seconds: int, why: str) -> str:
+    """What a gang that did not become whole failed by."""
+    last = f": {why.rstrip('.')}" if why else ""
+    return f"{running} of {wanted} {plural(wanted, 'pod')} ran within scheduling.gangStartSeconds ({seconds}){last}"
+
+
+def gang_given_back(what: str, pause: float, hint: str) -> str:
+    """GangNotStarted."""
+    return hinted(f"{what}; all pods are given back, and the next try waits {pause:.0f} s", hint)
+
+
 def drift_corrected(kind: str, name: str) -> str:
     """DriftCorrected."""
     return hinted(

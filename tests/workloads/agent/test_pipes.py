@@ -23,15 +23,9 @@ from windlass.api.meta import FailureClass, Phase
 from windlass.api.status import CheckpointRecord, Failure, Output, Plan, TrackingStatus
 from windlass_workloads.agent import channel as channels
 from windlass_workloads.agent.channel import RankChannel
+from windlass_workloads.agent.lifeline import PR_SET_CHILD_SUBREAPER, process_control
 from windlass_workloads.agent.pumps import KEPT_CHARACTERS, KEPT_LINES, LinePump, LogPump
-from windlass_workloads.agent.reaper import (
-    PR_SET_CHILD_SUBREAPER,
-    REMEMBERED,
-    Ending,
-    Reaper,
-    children_of,
-    process_control,
-)
+from windlass_workloads.agent.reaper import REMEMBERED, Ending, Reaper, children_of
 
 
 @pytest.fixture
@@ -434,7 +428,8 @@ def test_a_name_with_brackets_and_spaces_confuses_nobody(tmp_path: Any) -> None:
 
 ADOPTS = """
 import os, subprocess, sys
-from windlass_workloads.agent.reaper import PR_SET_CHILD_SUBREAPER, children_of, process_control
+from windlass_workloads.agent.lifeline import PR_SET_CHILD_SUBREAPER, process_control
+from windlass_workloads.agent.reaper import children_of
 process_control(PR_SET_CHILD_SUBREAPER, 1)
 middle = subprocess.Popen([sys.executable, "-c", "import subprocess; print(subprocess.Popen(['sleep', '60']).pid)"],
                           stdout=subprocess.PIPE, text=True)

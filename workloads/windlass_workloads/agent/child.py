@@ -12,18 +12,15 @@ import importlib
 import os
 import signal
 import sys
-import time
 import traceback
 from contextlib import suppress
 from types import ModuleType
-from typing import Final, NoReturn
+from typing import NoReturn
 
 from windlass.api.contract import RankContext
 from windlass.api.meta import ExitCode
 from windlass_workloads.agent.channel import RankChannel
-from windlass_workloads.agent.reaper import PR_SET_PDEATHSIG, process_control
-
-REPARENT_SECONDS: Final = 5.0
+from windlass_workloads.agent.lifeline import die_with
 
 
 def environment_of(context: RankContext) -> dict[str, str]:
@@ -70,18 +67,6 @@ def run_rank(context_json: bytes, *, tasks: str, events: int, log: int, agent: i
             stream.flush()
         # Destructors of a broken process group can hang or abort; tasks close what they open.
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """Makes the kernel kill this process when its agent ends; exits if the agent is gone already."""
-    deadline = time.monotonic() + REPARENT_SECONDS
-    while os.getppid() != parent:
-        if time.monotonic() > deadline:
-            os._exit(ExitCode.INTERNAL)
-        time.sleep(0.0005)
-    process_control(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(ExitCode.INTERNAL)
 
 
 def _take_streams(log: int) -> None:

@@ -7,15 +7,14 @@ event loop; must never block.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-PR_SET_PDEATHSIG: Final = 1
-PR_SET_CHILD_SUBREAPER: Final = 36
+from windlass_workloads.agent.lifeline import PR_SET_CHILD_SUBREAPER, process_control
+
 REMEMBERED: Final = 1024
 
 
@@ -95,11 +94,3 @@ def children_of(parent: int) -> list[int]:
         if fields[1] == str(parent) and fields[0] != "Z":
             found.append(int(entry.name))
     return found
-
-
-def process_control(option: int, value: int) -> None:
-    """prctl(2) with one number; OSError when the kernel refuses."""
-    library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(option, value, 0, 0, 0) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), f"prctl({option})")

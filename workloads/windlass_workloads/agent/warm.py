@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from windlass.api.contract import RankContext
-from windlass_workloads.agent.child import die_with, run_rank
+from windlass_workloads.agent.child import run_rank
+from windlass_workloads.agent.lifeline import die_with
 
 HEADER: Final = struct.Struct("!I")
 

@@ -137,6 +137,8 @@ class Report(StatusModel):
     wanted: Literal["Nothing", "RecreateGang"] = "Nothing"
     """RecreateGang: in place did not help; the operator should make attempt + 1."""
     save_error: str | None = None
+    unsaved: str | None = None
+    """Why nothing of the work of a custom command is safe."""
     stall: str | None = None
     """What stands still, while nothing is done about it."""
     straggler: str | None = None

@@ -4,11 +4,12 @@ The CRD in crds/ is generated from these models (see crdgen). Shared blocks live
 `running`; only what is special to FineTuneJob, and rules across blocks, are here.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import Field
 
 from windlass.api.base import Model
+from windlass.api.custom import CUSTOM_RULES, Custom
 from windlass.api.guards import GUARD_RULES, Guards
 from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
 from windlass.api.running import (
@@ -25,6 +26,7 @@ from windlass.api.training import Adapter, Data, ModelSource, Parallelism, Train
 
 DNS_LABEL: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_LIMIT: Final = 40
+Block = TypeVar("Block", bound=Model)
 
 ROOT_RULES: Final = (
     Rule(
@@ -68,8 +70,15 @@ def _rows_per_pass(value: Any) -> int:
 
 
 def _batch_divides(value: Any, _: Any) -> bool:
+    if "training" not in value:
+        return True
     rows = _rows_per_pass(value)
     return rows < 1 or value["training"]["globalBatchSize"] % rows == 0
+
+
+def _has_validation(value: Any, _: Any) -> bool:
+    asked = "validateEverySteps" in value.get("training", {})
+    return not asked or "data" not in value or "validation" in value["data"]
 
 
 def _merge_has_adapter(value: Any, _: Any) -> bool:
@@ -114,7 +123,7 @@ ROWS: Final = f"{WORLD} * self.training.microBatchSize"
 
 CROSS_RULES: Final = (
     Rule(
-        cel=f"{ROWS} < 1 || self.training.globalBatchSize % ({ROWS}) == 0",
+        cel=f"!has(self.training) || {ROWS} < 1 || self.training.globalBatchSize % ({ROWS}) == 0",
         holds=_batch_divides,
         wrong="is not divisible by the rows of one pass over all ranks",
         got=(
@@ -128,8 +137,11 @@ CROSS_RULES: Final = (
         path="training.globalBatchSize",
     ),
     Rule(
-        cel="!has(self.training.validateEverySteps) || has(self.data.validation)",
-        holds=lambda value, _: "validateEverySteps" not in value["training"] or "validation" in value["data"],
+        cel=(
+            "!has(self.training) || !has(self.training.validateEverySteps) || !has(self.data) || "
+            "has(self.data.validation)"
+        ),
+        holds=_has_validation,
         wrong="there are no validation samples",
         got="validateEverySteps={self.training.validateEverySteps} without data.validation",
         allowed="validateEverySteps with data.validation",
@@ -219,6 +231,7 @@ IMMUTABLE: Final = (
     immutable("data"),
     immutable("method"),
     immutable("adapter"),
+    immutable("custom"),
     immutable("training"),
     immutable("parallelism"),
     immutable("resources.nodes", shown="resources.nodes"),
@@ -231,23 +244,34 @@ IMMUTABLE: Final = (
 class FineTuneJobSpec(Model):
     """Desired state of a FineTuneJob."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (*CROSS_RULES, *GUARD_RULES, *IMMUTABLE)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *CUSTOM_RULES,
+        *CROSS_RULES,
+        *GUARD_RULES,
+        *IMMUTABLE,
+    )
 
-    model: ModelSource
-    """Model to start from. Cannot change after creation. Example: {uri: pvc://models/SmolLM2-135M-Instruct}."""
-    data: Data
-    """Training and validation data. Cannot change after creation.
+    # What only a job without a command of its own has; the properties below are for code that runs in such a job.
+    model_block: ModelSource | None = Field(default=None, alias="model")
+    """Model to start from. Required without custom. Cannot change after creation. Example: {uri: pvc://models/SmolLM2-135M-Instruct}."""
+    data_block: Data | None = Field(default=None, alias="data")
+    """Training and validation data. Required without custom. Cannot change after creation.
     Example: {sources: [{uri: pvc://data/sft/train.jsonl}]}."""
     method: Method = Field(default_factory=Method)
     """What is optimised. Cannot change after creation. Example: {objective: SupervisedFineTuning}."""
     adapter: Adapter | None = None
     """Adapter to train; leave out for full fine-tuning. Cannot change after creation.
     Example: {type: LoRA, rank: 16}."""
-    training: Training
-    """Optimisation settings. Cannot change after creation. Example: {globalBatchSize: 16, epochs: 2}."""
+    training_block: Training | None = Field(default=None, alias="training")
+    """Optimisation settings. Required without custom. Cannot change after creation.
+    Example: {globalBatchSize: 16, epochs: 2}."""
     parallelism: Parallelism = Field(default_factory=Parallelism)
     """How model and optimiser are spread over ranks. Cannot change after creation.
     Example: {strategy: FSDP}."""
+    custom: Custom | None = None
+    """A script of your own, run as torchrun runs it, in place of model, data, training, adapter and tracking; method
+    and checkpoint.export mean nothing to it. Cannot change after creation.
+    Example: {command: [python, /scripts/train.py]}."""
     resources: Resources = Field(default_factory=Resources)
     """Size of the gang and of its pods; nodes and ranksPerNode cannot change after creation.
     Example: {nodes: 2, perNode: {cpu: "4", memory: 16Gi}}."""
@@ -295,6 +319,40 @@ class FineTuneJobSpec(Model):
     ) = None
     """Seconds after creation within which training must have begun, a wait in a queue included; waits for ever if
     left out. Unit: seconds. Example: 1800."""
+
+    @property
+    def image(self) -> str | None:
+        """The image that the job asks for, by either of its fields; None for the operator's own choice."""
+        return (self.custom.image if self.custom is not None else None) or self.pod.image
+
+    @property
+    def units_per_step(self) -> int:
+        """Positions in the order of the data that a step takes: samples, or the one batch of a command's step."""
+        return 1 if self.custom is not None else self.training.global_batch_size
+
+    @property
+    def model(self) -> ModelSource:
+        """The model to start from; ValueError in a job with a command of its own."""
+        return _given(self.model_block, "model")
+
+    @property
+    def data(self) -> Data:
+        """The data; ValueError in a job with a command of its own."""
+        return _given(self.data_block, "data")
+
+    @property
+    def training(self) -> Training:
+        """Optimisation settings; ValueError in a job with a command of its own."""
+        return _given(self.training_block, "training")
+
+
+def _given(block: Block | None, name: str) -> Block:
+    if block is None:
+        raise ValueError(
+            f"spec.{name}: is not there (got nothing); allowed in jobs without spec.custom. "
+            "hint: ask for spec.custom first"
+        )
+    return block
 
 
 class FineTuneJobStatus(JobStatus):

@@ -130,6 +130,7 @@ class Reason(StrEnum):
     # degradations
     TRACKING_UNREACHABLE = "TrackingUnreachable"
     SAVE_FAILED = "SaveFailed"
+    NO_CHECKPOINTS = "NoCheckpoints"
     REPORTS_MISSING = "ReportsMissing"
     NODES_MISSING = "NodesMissing"
     STALL_SUSPECTED = "StallSuspected"

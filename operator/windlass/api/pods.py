@@ -172,20 +172,20 @@ def _one_per_path(value: Any, _: Any) -> bool:
     return len(set(paths)) == len(paths)
 
 
+Image = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", min_length=1, max_length=512),
+    Hint(
+        "name an image built from the workload image, best by digest",
+        allowed="registry/name:tag or registry/name@sha256:digest",
+    ),
+]
+
+
 class PodOverrides(Model):
     """Curated fields of the rendered pods."""
 
-    image: (
-        Annotated[
-            str,
-            Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$", min_length=1, max_length=512),
-            Hint(
-                "name an image built from the workload image, best by digest",
-                allowed="registry/name:tag or registry/name@sha256:digest",
-            ),
-        ]
-        | None
-    ) = None
+    image: Image | None = None
     """Image with the workload and its libraries; the operator's own choice if left out.
     Example: registry.example.com/windlass-workload:0.1.0."""
     image_pull_secrets: Annotated[list[Name], Field(max_length=8)] = []

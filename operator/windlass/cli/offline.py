@@ -7,6 +7,7 @@ render prints the very objects the operator would make. It must never need a clu
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import GROUP
+from windlass.api.status import Plan
 from windlass.api.validation import validate as problems_of
 from windlass.cli.documents import Source, read
 from windlass.cli.errors import CliError
@@ -54,9 +56,7 @@ def plan_command(options: argparse.Namespace) -> int:
         print(f"{_title(source.document)}")
         rows = [
             ("ranks", f"{made.world_size} ({spec.resources.nodes} nodes x {spec.resources.ranks_per_node})"),
-            ("rows per step", f"{spec.training.global_batch_size}"),
-            ("accumulation", f"{made.accumulation} passes of {spec.training.micro_batch_size} rows per rank"),
-            ("steps", str(made.total_steps) if made.total_steps is not None else _why_unknown(options.rows)),
+            *_work(spec, made, options.rows),
             ("checkpoints", _checkpoints(spec, made.total_steps)),
         ]
         for name, value in [*rows, *size_rows(spec, made)]:
@@ -138,6 +138,20 @@ def _valid(sources: list[Source]) -> list[Source]:
 def _title(document: dict[str, Any]) -> str:
     metadata = document["metadata"]
     return f"{document['kind']}/{metadata.get('name') or metadata.get('generateName')}"
+
+
+def _work(spec: FineTuneJobSpec, made: Plan, rows: int | None) -> list[tuple[str, str]]:
+    """Lines about what a step is; for a command of the user's own, the command."""
+    if spec.custom is not None:
+        return [
+            ("command", shlex.join(spec.custom.command)),
+            ("steps", "known once the script tells (windlass_workloads.custom)"),
+        ]
+    return [
+        ("rows per step", f"{spec.training.global_batch_size}"),
+        ("accumulation", f"{made.accumulation} passes of {spec.training.micro_batch_size} rows per rank"),
+        ("steps", str(made.total_steps) if made.total_steps is not None else _why_unknown(rows)),
+    ]
 
 
 def _why_unknown(rows: int | None) -> str:

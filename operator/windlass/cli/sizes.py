@@ -17,6 +17,11 @@ from windlass.core.planning.shape import FAMILIES, from_config
 
 def with_model(plan: Plan, spec: FineTuneJobSpec, path: Path) -> Plan:
     """The plan with what follows from the model's sizes; CliError for a file that does not tell them."""
+    if spec.custom is not None:
+        raise CliError(
+            "--model-config: the job has no model of which sizes could be told (got spec.custom); allowed: jobs with "
+            "spec.model. hint: leave it out"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

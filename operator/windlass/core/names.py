@@ -83,7 +83,9 @@ def store_path(spec: FineTuneJobSpec, *, namespace: str, name: str, uid: str) ->
 
 
 def read_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
-    """Claims that model and data URIs name, each once, in the order of the spec."""
+    """Claims that model and data URIs name, each once, in the order of the spec; a custom command names none."""
+    if spec.custom is not None:
+        return ()
     uris = [spec.model.uri, *(source.uri for source in spec.data.sources)]
     if spec.data.validation is not None and spec.data.validation.uri is not None:
         uris.append(spec.data.validation.uri)
@@ -102,8 +104,9 @@ def all_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
 
 def secret_keys(spec: FineTuneJobSpec) -> dict[str, tuple[str, ...]]:
     """Keys that are mounted, by the name of their Secret."""
-    references: list[SecretReference | None] = [spec.model.secret_ref]
-    references += [source.secret_ref for source in spec.data.sources]
+    references: list[SecretReference | None] = []
+    if spec.custom is None:
+        references += [spec.model.secret_ref, *(source.secret_ref for source in spec.data.sources)]
     references.append(spec.tracking.mlflow.secret_ref if spec.tracking is not None else None)
     found: dict[str, tuple[str, ...]] = {}
     for reference in references:

@@ -17,6 +17,9 @@ PACKED_NOTE = "data.packing changes the number of rows per data pass; steps are 
 def arithmetic_plan(spec: FineTuneJobSpec, *, rows: int | None = None) -> Plan:
     """The plan from the spec. `rows` is the number of training rows, where known."""
     world = spec.resources.nodes * spec.resources.ranks_per_node
+    if spec.custom is not None:
+        # What its steps are, and how many, only the script knows; it may tell.
+        return Plan(world_size=world, warnings=device_warnings(spec))
     rows_per_pass = world * spec.training.micro_batch_size
     return Plan(
         total_steps=total_steps(spec, rows),
@@ -47,6 +50,12 @@ def warnings(spec: FineTuneJobSpec) -> list[str]:
         )
     if spec.data.packing and spec.training.max_steps is None:
         found.append(PACKED_NOTE)
+    return [*found, *device_warnings(spec)]
+
+
+def device_warnings(spec: FineTuneJobSpec) -> list[str]:
+    """Devices that no rank uses, or that ranks share."""
+    found = []
     accelerators = spec.resources.accelerator.count
     if accelerators and accelerators != spec.resources.ranks_per_node:
         found.append(

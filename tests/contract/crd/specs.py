@@ -235,6 +235,13 @@ GROUPED = change(
         change("spec.resources", {"nodes": 2, "ranksPerNode": 2}),
     ),
 )
+SCRIPT: Document = {
+    **VALID,
+    "spec": {
+        "custom": {"command": ["python", "/scripts/train.py"]},
+        "checkpoint": {"store": "pvc://checkpoints"},
+    },
+}
 HELD_OUT = change("spec.data.validation", {"fraction": "0.05"}, change("spec.adapter", {"rank": 8}))
 
 
@@ -283,7 +290,7 @@ GROUPS_THAT_FIT_NOT: tuple[tuple[str, Any, str, tuple[str, ...]], ...] = (
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
     """A valid document with one to six fields changed, mostly to values that fit."""
-    document = draw(st.sampled_from([VALID, TRACKED, DEEP, GROUPED, HELD_OUT]))
+    document = draw(st.sampled_from([VALID, TRACKED, DEEP, GROUPED, HELD_OUT, SCRIPT]))
     for _ in range(draw(st.integers(1, 6))):
         path, node = draw(st.sampled_from(FIELDS if draw(st.integers(0, 5)) == 0 else LEAVES))
         value = draw(values(node, draw(st.sampled_from([10, 5000, 5000, 5000, 5000]))))

@@ -76,7 +76,7 @@ ROWS = (
     ),
     Row("B17", "spec.worker", 2, "", ("got worker", "model, data", "hint: "), 'unknown field "spec.worker"'),
     Row("B18", "spec.resources.node", 2, "", ("nodes, ranksPerNode", "did you mean nodes?"), "unknown field"),
-    Row("B19", "spec.model", None, "", ("got nothing", "a block", "pvc://models/"), "Required value"),
+    Row("B19", "spec.model", None, "", ("got nothing", "a block", "pvc://models/", "custom")),
     Row("B20", "spec.model.uri", "", "", ('got ""', "1 to 1024", "write a value"), "at least 1 chars"),
     Row("B21", "spec.pod.image", "x" * 1_000_000, "", ("got 1000000", "512", "shorten"), "Too long"),
     Row(

@@ -49,6 +49,28 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "-: FineTuneJob/support-triage" in capsys.readouterr().out
 
 
+def own_script(tmp_path: Path) -> str:
+    document = job(custom={"command": ["python", "/scripts/train.py", "--name", "a b"]})
+    for name in ("model", "data", "training", "adapter", "tracking"):
+        document["spec"].pop(name, None)
+    document["spec"]["checkpoint"].pop("mergeAdapter", None)
+    return write(tmp_path / "own.yaml", document)
+
+
+def test_the_plan_of_a_command_shows_it_as_a_shell_would_need_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "-f", own_script(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "python /scripts/train.py --name 'a b'" in out
+    assert "known once the script tells" in out and "rows per step" not in out
+
+
+def test_a_command_has_no_model_to_tell_sizes_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", own_script(tmp_path), "--model-config", "config.json"]) != 0
+    assert "--model-config: the job has no model" in capsys.readouterr().err
+
+
 def test_a_directory_means_its_yaml_files_and_other_kinds_are_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,7 +34,11 @@ TABLE_ROWS = [
         Kind.STORAGE,
         Reason.STORAGE,
     ),
-    ("told to leave", an_end(exit_code=ExitCode.PREEMPTED), Kind.PREEMPTED, Reason.PREEMPTED),
+    ("told to leave", an_end(rank=None, exit_code=ExitCode.PREEMPTED), Kind.PREEMPTED, Reason.PREEMPTED),
+    ("a script of the same code", an_end(exit_code=ExitCode.PREEMPTED), Kind.CRASH, Reason.CRASH),
+    ("no program", an_end(exit_code=127), Kind.CONFIGURATION, Reason.CONFIGURATION),
+    ("no right to run it", an_end(exit_code=126), Kind.CONFIGURATION, Reason.CONFIGURATION),
+    ("no agent", an_end(rank=None, exit_code=127), Kind.CONFIGURATION, Reason.CONFIGURATION),
     (
         "oom pod",
         an_end(exit_code=137, container_reason="OOMKilled"),

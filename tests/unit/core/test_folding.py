@@ -286,6 +286,16 @@ def condition(kind: ConditionType) -> FineTuneJobStatus:
         ),
         (
             FineTuneJobStatus(),
+            {"unsaved": "the command tells of no checkpoint"},
+            [("CheckpointDegraded", "True", "NoCheckpoints")],
+        ),
+        (
+            FineTuneJobStatus(),
+            {"unsaved": "no checkpoint has been seen", "save_error": "I/O error"},
+            [("CheckpointDegraded", "True", "SaveFailed")],
+        ),
+        (
+            FineTuneJobStatus(),
             {"tracking_error": "refused"},
             [("TrackingDegraded", "True", "TrackingUnreachable")],
         ),

@@ -238,7 +238,7 @@ def test_recovery_is_told_once_it_is_over() -> None:
     "reason",
     [
         *(Reason.TRACKING_UNREACHABLE, Reason.SAVE_FAILED, Reason.STORAGE_FULL),
-        *(Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED),
+        *(Reason.STALL_SUSPECTED, Reason.STRAGGLER_DETECTED, Reason.NO_CHECKPOINTS),
     ],
 )
 def test_degradations_have_a_hint(reason: Reason) -> None:

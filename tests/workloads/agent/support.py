@@ -25,16 +25,24 @@ ROOT = HERE.parents[2]
 
 
 def spec(**changes: Any) -> FineTuneJobSpec:
-    plain: dict[str, Any] = {
+    custom, steps = changes.pop("custom", None), changes.pop("steps", 40)
+    work: dict[str, Any] = {
         "model": {"uri": "pvc://models/tiny"},
         "data": {"sources": [{"uri": "pvc://data/train.jsonl"}]},
-        "training": {"globalBatchSize": 2, "maxSteps": changes.pop("steps", 40)},
+        "training": {"globalBatchSize": 2, "maxSteps": steps},
+    }
+    plain: dict[str, Any] = {
+        **(work if custom is None else {"custom": {"command": custom}}),
         "resume": {"from": changes.pop("resume", "Latest")},
         "resources": {
             "nodes": changes.pop("nodes", 1),
             "ranksPerNode": changes.pop("ranks", 2),
         },
-        "checkpoint": {"store": "pvc://store", "everySteps": changes.pop("every", 5), "async": False},
+        "checkpoint": {
+            "store": "pvc://store",
+            "everySteps": changes.pop("every", 5),
+            "async": changes.pop("in_background", False),
+        },
         "recovery": {
             "backOffSeconds": changes.pop("back_off", 0),
             "terminationGracePeriodSeconds": changes.pop("grace", 20),

@@ -148,6 +148,7 @@ class Course:
             crew=crew,
             resumed_step=resumed,
             step=resumed,
+            started_at=self._now,
         )
         self._deadline, self._reason_to_stop = None, "Fault"
         if task == "train" and self.clock is not None:

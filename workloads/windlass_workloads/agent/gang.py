@@ -15,10 +15,10 @@ from windlass.core.failure.classify import classify
 from windlass.core.failure.evidence import End
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent.clock import RecoveryClock
+from windlass_workloads.agent.commanded import Commanded
 from windlass_workloads.agent.course import WORKING, Mode, cause_of
 from windlass_workloads.agent.events import State
 from windlass_workloads.agent.failures import unclaimable
-from windlass_workloads.agent.guarding import Guarded
 from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.life import Life, pod_end
 from windlass_workloads.agent.messages import (
@@ -34,7 +34,7 @@ from windlass_workloads.agent.messages import (
 from windlass_workloads.agent.roster import Member
 
 
-class Gang(Guarded):
+class Gang(Commanded):
     """State of one leader. `handle` is the only way in."""
 
     def __init__(self, config: RunConfig, limits: Limits, *, memory_group: bool = False) -> None:
@@ -116,7 +116,8 @@ class Gang(Guarded):
             self.clock.claimed(self._now, self._resumed_step(event.record))
             self.clock.skipped = event.record.cause.skipped if event.record.cause is not None else None
         self.life = None
-        self.mode = Mode.GATHERING if self.prepared is not None else Mode.PREPARING
+        prepares = self.prepared is None and not self.runs_command
+        self.mode = Mode.PREPARING if prepares else Mode.GATHERING
         self._advance()
 
     def _refused(self, _: ev.Refused) -> None:
@@ -247,10 +248,11 @@ class Gang(Guarded):
         if life is None or message.incarnation != life.incarnation or member.busy != life.incarnation:
             return
         life.ended(message)
+        self._heed_command(life)
         if message.code != 0 and not message.ordered and self.mode in WORKING:
             self._stop("Leave" if self.mode is Mode.SAVING else "Fault", message.at)
         elif self.mode is Mode.RUNNING and self._deadline is None:
-            self._deadline = self._now + self.limits.straggler_seconds
+            self._deadline = self._now + self._straggler_seconds
 
     def _idle(self, member: Member, message: Idle) -> None:
         if member.busy == message.incarnation:
@@ -296,6 +298,7 @@ class Gang(Guarded):
         if self.elastic.may_shrink:
             self._breathe()
         self._look()
+        self._listen_to_command()
         if self._deadline is None or self._now < self._deadline:
             return
         self._deadline = None

@@ -53,6 +53,7 @@ class Limits:
     import_seconds: float = 300.0
     # Longer than any sign of life is late, shorter than the imports that go on meanwhile.
     quiet_seconds: float = 5.0
+    silent_command_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ def options_from(arguments: Sequence[str]) -> Options:
     parser.add_argument("--stop-seconds", type=float, default=default.stop_seconds)
     parser.add_argument("--import-seconds", type=float, default=default.import_seconds)
     parser.add_argument("--quiet-seconds", type=float, default=default.quiet_seconds)
+    parser.add_argument("--silent-command-seconds", type=float, default=default.silent_command_seconds)
     parser.add_argument("--pace-window-seconds", type=float, default=default.pace_window_seconds)
     given = parser.parse_args(arguments)
     limits = Limits(
@@ -104,6 +106,7 @@ def options_from(arguments: Sequence[str]) -> Options:
         stop_seconds=given.stop_seconds,
         import_seconds=given.import_seconds,
         quiet_seconds=given.quiet_seconds,
+        silent_command_seconds=given.silent_command_seconds,
         pace_window_seconds=given.pace_window_seconds,
     )
     return Options(

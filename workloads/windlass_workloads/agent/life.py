@@ -34,6 +34,9 @@ class Life:
     saved_step: int | None = None
     prepared: str | None = None
     first_exit_at: float | None = None
+    started_at: float = 0.0
+    spoken: bool = False
+    """Whether any rank has said anything."""
     failed_step: int | None = None
     """The step that a guard refused to apply."""
     lost: list[End] = field(default_factory=list)
@@ -41,7 +44,7 @@ class Life:
 
     def hear(self, event: RankEvent) -> None:
         """Takes in what a rank says."""
-        rank = event.rank
+        rank, self.spoken = event.rank, True
         if event.type == "Phase" and event.phase is not None:
             self.times.entered(rank, event.phase, event.at)
         elif event.type == "Forward":

@@ -36,4 +36,4 @@ def way_of(
     windows = merged(newest.skipped_windows if newest is not None else ())
     if cause is None or cause.rollback is None:
         return Detour(accepted, windows)
-    return detour(cause.rollback, accepted, windows, config.spec.training.global_batch_size)
+    return detour(cause.rollback, accepted, windows, config.spec.units_per_step)

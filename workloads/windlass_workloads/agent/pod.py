@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from windlass.api.contract import RankContext, RunConfig, Verdict
 from windlass_workloads.agent import verdict as verdicts
+from windlass_workloads.agent.commands import Commands
 from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.forking import WarmParent
 from windlass_workloads.agent.identity import (
@@ -54,17 +55,29 @@ class Pod:
         self._last_step = 0
         reaper = Reaper()
         reaper.install(asyncio.get_running_loop())
-        self.warm = WarmParent(
-            config.tasks,
+        self.warm = self._starter(reaper, show)
+        self.host = RankHost(self.warm, reaper, self.tell, show)
+        self._threads = rank_threads(config, available_processors())
+
+    def _starter(self, reaper: Reaper, show: Callable[[bytes], None]) -> WarmParent | Commands:
+        """What starts ranks here."""
+
+        def on_ready(ready: bool) -> None:
+            self.tell(Ready(ready=ready))
+
+        custom = self.config.spec.custom
+        if custom is not None:
+            return Commands(custom.command, on_ready=on_ready, environment=os.environ)
+        warm = WarmParent(
+            self.config.tasks,
             reaper,
-            on_ready=lambda ready: self.tell(Ready(ready=ready)),
+            on_ready=on_ready,
             on_broken=lambda tail: self.tell(Broken(at=time.time(), tail=tail[-60:])),
             environment=os.environ,
             show=show,
         )
-        self.warm.limit_seconds = options.limits.import_seconds
-        self.host = RankHost(self.warm, reaper, self.tell, show)
-        self._threads = rank_threads(config, available_processors())
+        warm.limit_seconds = self.limits.import_seconds
+        return warm
 
     def start(self) -> None:
         """Starts the warm parent and listens to signals."""

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from pydantic import ValidationError
 
@@ -23,7 +23,7 @@ from windlass.api.meta import Phase
 from windlass_workloads.agent import oom
 from windlass_workloads.agent.console import show_now
 from windlass_workloads.agent.dumps import stacks_of
-from windlass_workloads.agent.forking import ForkFailed, WarmParent
+from windlass_workloads.agent.forking import ForkFailed
 from windlass_workloads.agent.messages import Exited, Idle, Said, Stacks, Upward
 from windlass_workloads.agent.pumps import LinePump, LogPump
 from windlass_workloads.agent.reaper import Ending, Reaper
@@ -48,12 +48,28 @@ class Rank:
     watcher: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
+class Starter(Protocol):
+    """What makes processes of ranks: a warm parent, or Commands."""
+
+    ready: asyncio.Event
+
+    @property
+    def has_built(self) -> bool:
+        """Whether there is nothing to build ahead."""
+
+    async def build_ahead(self, context: RankContext) -> None:
+        """Makes what all ranks begin with. Never fails."""
+
+    async def fork(self, context: RankContext, events: int, output: int) -> int:
+        """Process id of a new rank that writes to these descriptors."""
+
+
 class RankHost:
     """The ranks of one incarnation in this pod; at most one incarnation at a time."""
 
     def __init__(
         self,
-        warm: WarmParent,
+        warm: Starter,
         reaper: Reaper,
         tell: Callable[[Upward], None],
         show: Callable[[bytes], None] = show_now,

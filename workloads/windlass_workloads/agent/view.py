@@ -144,7 +144,7 @@ def phase_of(gang: Gang, view: View) -> Phase | None:
     if gang.mode is Mode.PREPARING and gang.life is not None:
         return Phase.PREPARE
     if gang.mode is Mode.RUNNING:
-        return view.phase or Phase.RENDEZVOUS
+        return view.phase or (Phase.TRAIN if gang.is_silent else Phase.RENDEZVOUS)
     if gang.mode is Mode.SAVING:
         return Phase.SAVE
     forming = gang.mode in (Mode.PREPARING, Mode.GATHERING) or gang.record is None
@@ -188,6 +188,7 @@ def build_report(
         nodes=len(gang.life.crew) if gang.life is not None and gang.life.task == "train" else None,
         wanted="RecreateGang" if gang.wants_gang else "Nothing",
         save_error=view.save_error,
+        unsaved=gang.unsaved_notice,
         stall=gang.stall_notice,
         straggler=gang.straggler_notice,
         loss_spike=view.loss_spike,

@@ -252,7 +252,7 @@ class CheckpointWriter:
             return
 
     def _manifest(self, job: _Job, files: list[FileEntry]) -> Manifest:
-        training = self.context.config.spec.training
+        spec = self.context.config.spec
         return Manifest(
             run_uid=self.context.config.run.uid,
             step=job.step,
@@ -265,8 +265,8 @@ class CheckpointWriter:
             data_digest=self.facts.data_digest,
             model_digest=self.facts.model_digest,
             parent=self._parent,
-            global_batch_size=training.global_batch_size,
-            seed=training.seed,
+            global_batch_size=spec.units_per_step,
+            seed=0 if spec.custom is not None else spec.training.seed,
             skipped_windows=list(self.facts.skipped_windows),
             precision=self.facts.precision,
             validation_loss=job.notes.validation_loss,

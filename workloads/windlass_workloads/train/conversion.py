@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final, Literal
 
 from windlass.api.contract import RankContext
-from windlass_workloads.agent.child import die_with
+from windlass_workloads.agent.lifeline import die_with
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint import universal
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable

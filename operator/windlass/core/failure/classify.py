@@ -98,7 +98,8 @@ TABLE: Final[tuple[Row, ...]] = (
     ),
     Row(
         "told to leave",
-        lambda end: exited(end, ExitCode.PREEMPTED),
+        # A rank's code may be that of a script of the user's own: free of charge, it could end so for ever.
+        lambda end: end.rank is None and exited(end, ExitCode.PREEMPTED),
         FailureClass.PREEMPTED,
         Reason.PREEMPTED,
         "",
@@ -145,6 +146,13 @@ TABLE: Final[tuple[Row, ...]] = (
         FailureClass.INFRASTRUCTURE,
         Reason.INFRASTRUCTURE,
         "the device reported an error; if it repeats, take the node out of service",
+    ),
+    Row(
+        "program cannot run",
+        lambda end: end.rank is not None and end.exit_code in (126, 127),
+        FailureClass.CONFIGURATION,
+        Reason.CONFIGURATION,
+        "a program is not in the image or may not be run: check custom.command and what it starts",
     ),
     Row(
         "command cannot run",

@@ -100,7 +100,7 @@ def succeed(facts: Facts, verdict: Verdict) -> Outcome:
 def default_output(facts: Facts) -> Output | None:
     """Where agents export to, for a leader whose last report never arrived."""
     spec = facts.job.spec
-    if spec is None or spec.checkpoint.export == "None":
+    if spec is None or spec.custom is not None or spec.checkpoint.export == "None":
         return None
     parts = [spec.checkpoint.store.rstrip("/"), facts.job.namespace, facts.job.name, facts.job.uid, "output"]
     return Output(uri="/".join(parts))

@@ -87,7 +87,7 @@ def image_trouble(facts: Facts, pod: PodView) -> Trouble | None:
     """The image cannot be pulled."""
     if pod.waiting_reason not in IMAGE_REASONS:
         return None
-    image = facts.spec.pod.image or facts.settings.workload_image
+    image = facts.spec.image or facts.settings.workload_image
     text = messages.image_unavailable(pod.name, image, pod.waiting_message or pod.waiting_reason or "")
     return Reason.IMAGE_UNAVAILABLE, text
 

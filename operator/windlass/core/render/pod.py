@@ -88,7 +88,7 @@ def agent(
     """The only container."""
     return {
         "name": "agent",
-        "image": spec.pod.image or settings.workload_image,
+        "image": spec.image or settings.workload_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": [settings.workload_python, "-m", "windlass_workloads.agent"],
         "env": environment(spec, member, attempt=attempt),

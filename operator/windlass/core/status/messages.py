@@ -404,6 +404,7 @@ def degraded(reason: Reason, error: str) -> str:
     hints = {
         Reason.TRACKING_UNREACHABLE: "training goes on, metrics are kept; check tracking.mlflow.uri",
         Reason.SAVE_FAILED: "training goes on with the last good checkpoint; look at the store's volume",
+        Reason.NO_CHECKPOINTS: "open windlass_workloads.custom in the script, and call load and save",
         Reason.LOSS_SPIKE: "training goes on; guards.lossSpike.action: Rollback would go back and past the data",
         Reason.STORAGE_FULL: "the last good checkpoint stays; enlarge the claim or lower checkpoint.keepLast",
         Reason.STALL_SUSPECTED: "nothing is restarted: `windlass logs NAME --rank N` has each rank's stacks; set "

@@ -120,7 +120,11 @@ def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
     yield from _degraded(status, ConditionType.LOSS_DEGRADED, Reason.LOSS_SPIKE, report.loss_spike)
     full = report.save_error is not None and STORAGE_FULL.search(report.save_error)
     reason = Reason.STORAGE_FULL if full else Reason.SAVE_FAILED
-    yield from _degraded(status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error)
+    if report.save_error is None:
+        reason = Reason.NO_CHECKPOINTS
+    yield from _degraded(
+        status, ConditionType.CHECKPOINT_DEGRADED, reason, report.save_error or report.unsaved
+    )
     # A run that stands still is worse news than one that is slow.
     slow = Reason.STALL_SUSPECTED if report.stall is not None else Reason.STRAGGLER_DETECTED
     yield from _degraded(status, ConditionType.PROGRESS_DEGRADED, slow, report.stall or report.straggler)

@@ -63,7 +63,7 @@ TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "
 # None of these needs both processors for long, and their limits allow for a neighbour.
 DEEP = (
     suite("training", *TRAINING),
-    suite("agents", "tests/workloads/agent"),
+    suite("agents", "tests/workloads/agent", "tests/workloads/custom"),
     suite("contract", "tests/contract"),
     suite("perturb", "tests/perturb"),
     suite("chart", "tests/chart"),

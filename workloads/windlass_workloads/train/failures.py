@@ -69,7 +69,11 @@ def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
         return failure, EXIT_CODES[error.failure_class]
     if isinstance(error, GuardTripped):
         return _tripped(error)
-    return _make(error, *_judge(error))
+    failure, code = _make(error, *_judge(error))
+    if isinstance(error, CheckpointUnusable) and error.evidence:
+        # Which file is damaged is worth more than where that was noticed.
+        failure = failure.model_copy(update={"evidence": list(error.evidence)})
+    return failure, code
 
 
 def _tripped(error: GuardTripped) -> tuple[Failure, ExitCode]:

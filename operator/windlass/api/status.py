@@ -73,7 +73,11 @@ class Progress(StatusModel):
     mfu: float | None = None
     """Model FLOPs utilisation, 0 to 1."""
     eta_seconds: float | None = None
-    """Expected seconds until the last step."""
+    """Expected seconds until the last step, by the last steps."""
+    eta_low_seconds: float | None = None
+    """Seconds until the last step if all were like the fastest tenth; left out until seven steps after a start."""
+    eta_high_seconds: float | None = None
+    """The same by the slowest tenth, or by the pace with saves and validations, whichever is slower."""
     updated_at: datetime | None = None
     """When this was reported."""
 
@@ -331,6 +335,10 @@ class Cost(StatusModel):
     """Cost of the run so far, a decimal."""
     wasted: str = "0"
     """What the seconds of goodput's recovering, reworked and backOff cost at gangRatePerHour, at most the total."""
+    expected_low: str | None = None
+    """Cost of the whole run if its last step is etaLowSeconds away; left out while that is not known."""
+    expected_high: str | None = None
+    """The same with etaHighSeconds, at gangRatePerHour. Further failures and the export come on top."""
     rate_per_hour: str = "0"
     """Price of an hour of the pods that hold something now."""
     gang_rate_per_hour: str = "0"
@@ -339,8 +347,6 @@ class Cost(StatusModel):
     """Prices per hour by resource that this job is charged by: those of the list when it was first seen."""
     pod_seconds: float = 0.0
     """Seconds for which pods held what they ask for, over all pods."""
-    wasted_accelerator_seconds: float = 0.0
-    """Accelerators of the gang times the seconds of goodput's recovering, reworked and backOff."""
     settled: str = "0"
     """Price per hour times seconds of pods that are gone; divided by 3600 it is money."""
     settled_seconds: float = 0.0

@@ -41,7 +41,7 @@ def offline(commands: Any) -> None:
     """Commands on manifests."""
     texts = {
         "validate": "say what the API server would refuse, without one",
-        "plan": "say what a job will do and need: ranks, steps, memory, checkpoints",
+        "plan": "say what a job will do and need: ranks, steps, memory, checkpoints, time",
         "render": "print every object the operator would make",
     }
     for name, text in texts.items():
@@ -55,6 +55,16 @@ def offline(commands: Any) -> None:
                 "--model-config",
                 metavar="FILE",
                 help="the model's config.json, for memory and checkpoint sizes",
+            )
+            command.add_argument(
+                "--step-seconds",
+                metavar="LOW[-HIGH]",
+                help="measured seconds of a step, for the duration",
+            )
+            command.add_argument(
+                "--prices",
+                metavar="FILE",
+                help="chart values with prices, or the price list alone, for the cost",
             )
         if name == "render":
             command.add_argument("-n", "--namespace", help="namespace where the manifest names none")

@@ -21,6 +21,7 @@ from windlass.api.status import Plan
 from windlass.api.validation import validate as problems_of
 from windlass.cli.documents import Source, read
 from windlass.cli.errors import CliError
+from windlass.cli.outlook import claim_warnings, claims_of, outlook_rows, read_prices, step_seconds
 from windlass.cli.sizes import size_rows, with_model
 from windlass.core.observed import Job
 from windlass.core.plan import arithmetic_plan
@@ -47,8 +48,11 @@ def validate_command(options: argparse.Namespace) -> int:
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Print world size, accumulation, steps, sizes where the model is known, and warnings of each job."""
-    for source in _valid(read(options.file)):
+    """Print world size, accumulation, steps, sizes and time where they are known, and warnings of each job."""
+    sources = read(options.file)
+    step = step_seconds(options.step_seconds) if options.step_seconds is not None else None
+    prices = read_prices(Path(options.prices)) if options.prices is not None else None
+    for source in _valid(sources):
         spec = FineTuneJobSpec.model_validate(source.document["spec"])
         made = arithmetic_plan(spec, rows=options.rows)
         if options.model_config is not None:
@@ -59,9 +63,11 @@ def plan_command(options: argparse.Namespace) -> int:
             *_work(spec, made, options.rows),
             ("checkpoints", _checkpoints(spec, made.total_steps)),
         ]
+        rows += outlook_rows(spec, made, step, prices)
         for name, value in [*rows, *size_rows(spec, made)]:
             print(f"  {name:<14} {value}")
-        for warning in made.warnings:
+        claims = claims_of(sources, source.document["metadata"].get("namespace"))
+        for warning in [*made.warnings, *claim_warnings(spec, claims)]:
             print(f"  warning: {warning}")
     return 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Exclusion, Reason
-from windlass.api.status import Condition, RecoveryRecord
+from windlass.api.status import Condition, Progress, RecoveryRecord
 from windlass.cli import timeline
 from windlass.core.observed import parse_status
 from windlass.core.planning.estimate import bytes_text
@@ -92,12 +92,19 @@ def progress_lines(status: FineTuneJobStatus) -> list[str]:
     if progress.tokens_per_second:
         facts.append(f"{progress.tokens_per_second:.0f} tokens/s")
     if progress.eta_seconds is not None and not is_finished(status):
-        facts.append(f"about {duration(progress.eta_seconds)} left")
+        facts.append(f"about {duration(progress.eta_seconds)} left{eta_band(progress)}")
     if is_true(status, ConditionType.SHRUNK) and status.nodes is not None:
         facts.append(f"{status.nodes} of {len(status.gang.members)} nodes")
     if progress.phase is not None and not is_finished(status):
         facts.append(f"phase {progress.phase}")
     return [f"{bar(progress.step, total)}  {'  '.join(facts)}"]
+
+
+def eta_band(progress: Progress) -> str:
+    """From when to when the last step is expected; nothing while that is not known."""
+    if progress.eta_low_seconds is None or progress.eta_high_seconds is None:
+        return ""
+    return f" ({duration(progress.eta_low_seconds)} to {duration(progress.eta_high_seconds)})"
 
 
 def plan_lines(status: FineTuneJobStatus) -> list[str]:
@@ -200,6 +207,8 @@ def cost_lines(status: FineTuneJobStatus) -> list[str]:
     if cost is None:
         return []
     facts = [f"{cost.total} {cost.currency}", f"{cost.rate_per_hour} {cost.currency} per hour now"]
+    if cost.expected_low is not None and cost.expected_high is not None:
+        facts.append(f"{cost.expected_low} to {cost.expected_high} {cost.currency} expected in all")
     if cost.wasted != "0":
         facts.append(f"{cost.wasted} {cost.currency} lost to failures")
     return [f"cost        {', '.join(facts)}"]

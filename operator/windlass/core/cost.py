@@ -7,6 +7,7 @@ A job is charged by the list it was first seen with, so that its total can be ch
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Final
 
 from windlass.api.quantities import parse
 from windlass.api.status import Cost, GoodputSeconds, HeldPod
+from windlass.api.training import DECIMAL
 from windlass.core.observed import PodView
 
 CPU: Final = "cpu"
@@ -42,8 +44,8 @@ class Moment:
     now: datetime
     pods: tuple[PodView, ...]
     seconds: GoodputSeconds
-    accelerators: int = 0
-    """Devices of the whole gang."""
+    left: tuple[float, float] | None = None
+    """Seconds until the last step, from and to; None while they are not known, and at the end."""
 
 
 def charge(prices: PriceList | None, before: Cost | None, moment: Moment) -> Cost | None:
@@ -70,21 +72,37 @@ def charge(prices: PriceList | None, before: Cost | None, moment: Moment) -> Cos
     total = settled + sum((worth(each) for each in open_pods), Decimal(0))
     rate = sum((Decimal(each.rate_per_hour) for each in open_pods if not each.ended), Decimal(0))
     gang_rate = max(rate, Decimal(before.gang_rate_per_hour))
-    lost = lost_seconds(moment.seconds)
     return before.model_copy(
         update={
             "total": shown(total / HOUR),
-            "wasted": shown(min(gang_rate * lost, total) / HOUR),
+            "wasted": shown(min(gang_rate * lost_seconds(moment.seconds), total) / HOUR),
+            **expected(moment.left, total, low_rate=rate, high_rate=gang_rate),
             "rate_per_hour": plain(rate),
             "gang_rate_per_hour": plain(gang_rate),
             "pod_seconds": held_seconds + sum(each.seconds for each in open_pods),
-            "wasted_accelerator_seconds": float(lost * moment.accelerators),
             "settled": plain(settled),
             "settled_seconds": held_seconds,
             "held": open_pods,
             "measured_at": moment.now,
         }
     )
+
+
+def expected(
+    left: tuple[float, float] | None, total: Decimal, *, low_rate: Decimal, high_rate: Decimal
+) -> dict[str, str | None]:
+    """Cost of the whole run, from and to. Nothing while no pod holds anything: who waits has no pace."""
+    if left is None or not low_rate:
+        return {"expected_low": None, "expected_high": None}
+    low, high = total + low_rate * exact(left[0]), total + high_rate * exact(left[1])
+    return {"expected_low": shown(low / HOUR), "expected_high": shown(high / HOUR)}
+
+
+def price(value: object) -> Decimal:
+    """One price; ValueError unless it is a decimal written as a string, which no float has rounded."""
+    if not isinstance(value, str) or not re.match(DECIMAL, value):
+        raise ValueError(f"{value!r} is no decimal in quotes")
+    return Decimal(value)
 
 
 def pod_rate(requests: Iterable[tuple[str, str]], per_hour: Mapping[str, Decimal]) -> Decimal:

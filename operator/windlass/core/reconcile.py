@@ -108,15 +108,19 @@ def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, 
 def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
     """The status with its seconds and its money as of this write."""
     account_of_seconds = goodput(facts, status)
-    size = facts.job.spec.resources if facts.job.spec is not None else None
     moment = Moment(
-        now=facts.now,
-        pods=facts.pods,
-        seconds=account_of_seconds.seconds,
-        accelerators=size.nodes * size.accelerator.count if size is not None else 0,
+        now=facts.now, pods=facts.pods, seconds=account_of_seconds.seconds, left=seconds_left(status)
     )
     cost = charge(facts.settings.prices, facts.job.status.cost, moment)
     return status.model_copy(update={"goodput": account_of_seconds, "cost": cost})
+
+
+def seconds_left(status: FineTuneJobStatus) -> tuple[float, float] | None:
+    """The band until the last step, while there is one ahead."""
+    low, high = status.progress.eta_low_seconds, status.progress.eta_high_seconds
+    if status.finished_at is not None or low is None or high is None:
+        return None
+    return low, high
 
 
 def weighty(status: FineTuneJobStatus) -> dict[str, Any]:

@@ -7,15 +7,12 @@ is for and its unit. It must never hold a secret: keys and certificates are file
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
-from windlass.api.training import DECIMAL
-from windlass.core.cost import PriceList
+from windlass.core.cost import PriceList, price
 from windlass.core.settings import HostRootMount
 
 PULL_POLICIES: Final = ("Always", "IfNotPresent", "Never")
@@ -185,10 +182,3 @@ def price_list(text: str) -> PriceList | None:
             "strings. hint: correct prices in the chart's values"
         ) from error
     return PriceList(currency, prices) if prices else None
-
-
-def price(value: Any) -> Decimal:
-    """One price; ValueError unless it is a decimal written as a string, which no float has rounded."""
-    if not isinstance(value, str) or not re.match(DECIMAL, value):
-        raise ValueError(f"{value!r} is no decimal in quotes")
-    return Decimal(value)

@@ -77,6 +77,26 @@ def test_the_whole_view_of_a_running_job() -> None:
     assert "goodput     87.5% of 6 min 40 s: training 5 min 50 s, starting 48 s, recovering 2.2 s" in said
 
 
+@pytest.mark.parametrize(
+    ("band", "text"),
+    [
+        ({}, "about 3 min 10 s left"),
+        ({"etaLowSeconds": 170}, "about 3 min 10 s left"),
+        ({"etaLowSeconds": 170, "etaHighSeconds": 250}, "about 3 min 10 s left (2 min 50 s to 4 min 10 s)"),
+    ],
+)
+def test_what_is_left_has_its_band_once_it_is_known(band: dict[str, float], text: str) -> None:
+    said = view.describe(job(progress=STATUS["progress"] | band))
+    assert said.splitlines()[1].split("tokens/s  ")[1].split("  phase")[0] == text
+
+
+def test_what_the_whole_run_will_cost_is_shown_as_a_band() -> None:
+    cost = {"currency": "EUR", "total": "1.5", "ratePerHour": "2"}
+    assert "expected" not in view.describe(job(cost=cost))
+    said = view.describe(job(cost=cost | {"expectedLow": "2.25", "expectedHigh": "3"}))
+    assert "1.5 EUR, 2 EUR per hour now, 2.25 to 3 EUR expected in all" in said
+
+
 def test_a_job_without_status_is_shown() -> None:
     assert view.describe({"metadata": {"name": "a"}}).startswith("default/a  not seen yet")
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.core.builders import CREATED, SETTINGS, a_job, a_pod, at
-from windlass.api.status import Cost, GoodputSeconds
+from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.status import Cost, GoodputSeconds, Progress
 from windlass.core.cost import (
     Moment,
     PriceList,
@@ -22,10 +23,11 @@ from windlass.core.cost import (
     lost_seconds,
     plain,
     pod_rate,
+    price,
     shown,
 )
 from windlass.core.observed import Observed, PodView
-from windlass.core.reconcile import decide
+from windlass.core.reconcile import decide, seconds_left
 
 PRICES = PriceList(
     "EUR", {"cpu": Decimal("0.03"), "memoryGiB": Decimal("0.004"), "nvidia.com/gpu": Decimal("2.5")}
@@ -53,7 +55,7 @@ def pod(uid: str, since: float, until: float | None = None, requests: object = R
 def charged(
     before: Cost | None, seconds: float, pods: Iterable[PodView], lost: GoodputSeconds = NOTHING
 ) -> Cost:
-    found = charge(PRICES, before, Moment(now=at(seconds), pods=tuple(pods), seconds=lost, accelerators=4))
+    found = charge(PRICES, before, Moment(now=at(seconds), pods=tuple(pods), seconds=lost))
     assert found is not None
     return found
 
@@ -139,7 +141,6 @@ LOST = GoodputSeconds(recovering=30, reworked=60, back_off=10, training=5000, st
 def test_what_failures_cost_is_the_gangs_rate_for_those_seconds() -> None:
     found = charged(None, 3600, [pod("a", 0), pod("b", 0)], LOST)
     assert found.wasted == shown(2 * RATE * 100 / 3600)
-    assert found.wasted_accelerator_seconds == 400
     assert lost_seconds(LOST) == 100
 
 
@@ -253,3 +254,82 @@ def test_what_a_pod_asks_for_is_read_from_its_only_container(asked: object, read
 
 def test_a_pod_without_containers_asks_for_nothing() -> None:
     assert PodView.from_wire({"metadata": {"name": "triage-0-1", "uid": "u"}}).requests == ()
+
+
+# --- what the whole run will cost ------------------------------------------------------------------
+
+
+def foreseen(
+    left: tuple[float, float] | None, pods: Iterable[PodView], before: Cost | None = None, now: float = 3600
+) -> tuple[str | None, str | None]:
+    found = charge(PRICES, before, Moment(now=at(now), pods=tuple(pods), seconds=NOTHING, left=left))
+    assert found is not None
+    return found.expected_low, found.expected_high
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (None, (None, None)),
+        ((0, 0), ("5.184", "5.184")),
+        ((3600, 3600), ("10.368", "10.368")),
+        ((1800, 7200), ("7.776", "15.552")),
+    ],
+)
+def test_the_whole_run_costs_what_it_has_and_the_rate_for_what_is_left(
+    left: tuple[float, float] | None, expected: tuple[str | None, str | None]
+) -> None:
+    assert foreseen(left, [pod("a", 0)]) == expected
+
+
+@pytest.mark.parametrize("pods", [[], [pod("a", 0, until=1800)]])
+def test_nothing_is_foreseen_while_no_pod_holds_anything(pods: list[PodView]) -> None:
+    assert foreseen((60, 90), pods) == (None, None)
+
+
+def test_with_a_pod_missing_the_upper_end_is_for_the_whole_gang() -> None:
+    both = charged(None, 3600, [pod("a", 0), pod("b", 0)])
+    low, high = foreseen((3600, 3600), [pod("a", 0)], both, now=3600)
+    assert (low, high) == (shown(3 * RATE), shown(4 * RATE))
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1e7), st.floats(0, 1e7), st.floats(1, 1e6))
+def test_what_is_foreseen_is_ordered_and_never_below_what_it_has_cost(
+    some: float, more: float, now: float
+) -> None:
+    left = (min(some, more), max(some, more))
+    found = charge(PRICES, None, Moment(at(now), (pod("a", 0),), NOTHING, left))
+    assert found is not None and found.expected_low is not None and found.expected_high is not None
+    assert Decimal(found.total) <= Decimal(found.expected_low) <= Decimal(found.expected_high)
+
+
+PROGRESS = Progress(step=5, eta_seconds=90, eta_low_seconds=60, eta_high_seconds=120)
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [
+        (FineTuneJobStatus(progress=PROGRESS), (60, 120)),
+        (FineTuneJobStatus(), None),
+        (FineTuneJobStatus(progress=Progress(eta_seconds=90)), None),
+        (FineTuneJobStatus(progress=PROGRESS, finished_at=at(10)), None),
+    ],
+)
+def test_only_a_run_with_steps_ahead_has_a_band(
+    status: FineTuneJobStatus, left: tuple[float, float] | None
+) -> None:
+    assert seconds_left(status) == left
+
+
+@pytest.mark.parametrize("value", [1, 1.5, None, "", "a", "1,5", "-1", " 1", ["1"]])
+def test_a_price_is_a_decimal_in_quotes(value: object) -> None:
+    with pytest.raises(ValueError, match="no decimal in quotes"):
+        price(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"), [("0", 0), ("2.50", Decimal("2.5")), ("0.004", Decimal("0.004"))]
+)
+def test_prices_are_exact(value: str, amount: object) -> None:
+    assert price(value) == amount

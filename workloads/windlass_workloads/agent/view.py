@@ -23,6 +23,7 @@ from windlass_workloads.agent.course import Mode
 from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.grace import grace_warning
 from windlass_workloads.agent.identity import Identity
+from windlass_workloads.agent.pace import Pace
 from windlass_workloads.agent.timeline import Totals, moment
 
 LEDGER_ROWS = 20
@@ -33,6 +34,14 @@ SMOOTHING = 0.2
 def shown(value: float | None) -> float | None:
     """Five significant digits: people read these in a column, and the exact ones are in MLflow."""
     return None if value is None else float(f"{value:.5g}")
+
+
+def outlook(eta: float | None, band: tuple[float, float] | None) -> dict[str, float | None]:
+    """Progress about what is left. The band holds the expectation, which follows the last steps more closely."""
+    if eta is None or band is None:
+        return {"eta_seconds": shown(eta), "eta_low_seconds": None, "eta_high_seconds": None}
+    low, high = min(band[0], eta), max(band[1], eta)
+    return {"eta_seconds": shown(eta), "eta_low_seconds": shown(low), "eta_high_seconds": shown(high)}
 
 
 @dataclass(slots=True)
@@ -51,6 +60,7 @@ class View:
     grace_seconds: int | None = None
     """What a pod has to save when it is told to stop; not judged where it is not given."""
     _step_seconds: float | None = None
+    _pace: Pace = field(default_factory=Pace)
     _is_grace_judged: bool = False
 
     def hear(self, event: RankEvent) -> None:
@@ -68,11 +78,12 @@ class View:
         Progress within it never goes back, and the ledger lists nothing that nobody may resume from.
         """
         self._step_seconds = None
+        self._pace = Pace()
         self.phase = self.loss_spike = None
         accepted = {each.name for each in record.accepted}
         self.checkpoints = [row for row in self.checkpoints if row.name in accepted]
         step = resume_point(record).step
-        self.progress = self.progress.model_copy(update={"step": step, "eta_seconds": None})
+        self.progress = self.progress.model_copy(update={"step": step, **outlook(None, None)})
 
     def _hear_first(self, event: RankEvent) -> None:
         if event.type == "Step":
@@ -112,7 +123,9 @@ class View:
         if event.seconds is not None:
             before = self._step_seconds if self._step_seconds is not None else event.seconds
             self._step_seconds = before + SMOOTHING * (event.seconds - before)
-        eta = self._step_seconds * max(0, total - step) if total and self._step_seconds else None
+        self._pace.hear(step, seconds=event.seconds, at=event.at)
+        left = max(0, total - step) if total else None
+        eta = self._step_seconds * left if left is not None and self._step_seconds else None
         rate = event.tokens / event.seconds if event.tokens is not None and event.seconds else None
         self.progress = self.progress.model_copy(
             update={
@@ -122,7 +135,7 @@ class View:
                 "learning_rate": event.learning_rate,
                 "tokens_per_second": shown(rate),
                 "mfu": shown(event.mfu),
-                "eta_seconds": shown(eta),
+                **outlook(eta, self._pace.band(left) if left is not None else None),
                 "updated_at": moment(event.at),
             }
         )

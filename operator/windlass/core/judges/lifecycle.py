@@ -91,7 +91,8 @@ def succeed(facts: Facts, verdict: Verdict) -> Outcome:
     status = facts.status
     output = status.output or default_output(facts)
     steps = max(verdict.step, status.progress.step)
-    done = status.progress.model_copy(update={"step": steps, "eta_seconds": 0.0 if steps else None})
+    left = dict.fromkeys(("eta_seconds", "eta_low_seconds", "eta_high_seconds"), 0.0 if steps else None)
+    done = status.progress.model_copy(update={"step": steps, **left})
     aspects = conditions.complete(messages.completed(steps, output.uri if output else None))
     update = {"finished_at": facts.now, "output": output, "progress": done, "back_off_until": None}
     return Outcome(facts.state(aspects, **update), orders=Orders(action="Stop", reason=Reason.COMPLETED))

@@ -56,10 +56,15 @@ def claim_trouble(facts: Facts) -> Trouble | None:
         claim = present.get(name)
         if claim is None or claim.deleting:
             return Reason.CLAIM_NOT_FOUND, messages.claim_not_found(name)
-        shareable = ("ReadWriteMany",) if name == store else SHARED_MODES
-        if nodes > 1 and not any(mode in shareable for mode in claim.access_modes):
+        if not fits_nodes(claim.access_modes, nodes, is_store=name == store):
             return Reason.ACCESS_MODE, messages.access_mode(name, claim.access_modes, nodes)
     return None
+
+
+def fits_nodes(modes: tuple[str, ...], nodes: int, *, is_store: bool) -> bool:
+    """Whether a claim can be mounted by pods on as many nodes; into the store all of them write."""
+    shareable = ("ReadWriteMany",) if is_store else SHARED_MODES
+    return nodes == 1 or any(mode in shareable for mode in modes)
 
 
 def name_is_taken(facts: Facts) -> Outcome | None:

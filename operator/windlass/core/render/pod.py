@@ -135,6 +135,12 @@ def resources(spec: FineTuneJobSpec) -> dict[str, Any]:
     return {"requests": {"cpu": node.cpu, "memory": node.memory}, "limits": limits}
 
 
+def requested(spec: FineTuneJobSpec) -> tuple[tuple[str, str], ...]:
+    """What a pod asks for, as it will be charged: devices have a limit only, which is their request."""
+    made = resources(spec)
+    return tuple({**made["limits"], **made["requests"]}.items())
+
+
 def tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
     """The user's tolerations, then a short stay on a node that is gone."""
     lost = [

@@ -45,6 +45,39 @@ LOOK = ". hint: look at the node (`kubectl describe node node-1`), and cordon it
 # What a judge says, and what the user then reads.
 HINTED: list[tuple[str, str]] = [
     (
+        messages.queued("team-a", "triage-11111111-1"),
+        "queue team-a has not admitted the pods yet. hint: `kubectl describe workload triage-11111111-1` shows what "
+        "Kueue waits for",
+    ),
+    (
+        messages.queued("team-a", None),
+        "queue team-a has not admitted the pods yet. hint: `kubectl get workloads` shows what Kueue waits for",
+    ),
+    (
+        messages.gated(["a/b", "c/d"]),
+        "scheduling gates hold the pods back: a/b, c/d. hint: whoever set a gate takes it away; look for a queue or "
+        "policy of this namespace",
+    ),
+    (
+        messages.pod_gated("triage-1-3", ("a/b",)),
+        "pod triage-1-3 may not be given a node yet (scheduling gates: a/b). hint: `kubectl describe pod triage-1-3`",
+    ),
+    (
+        messages.queue_not_enabled("Kueue"),
+        "this operator is not set up for queues of kind Kueue; no pod is made. hint: install the chart with "
+        "operator.kueue.enabled: true, or create the job without scheduling.queue",
+    ),
+    (
+        messages.queue_unnoticed("team"),
+        "Kueue takes no note of the pods in namespace team, which wait at their gate. hint: see that Kueue runs, that "
+        "its pod integration is on, and that its managedJobsNamespaceSelector selects this namespace",
+    ),
+    (
+        messages.gang_given_back("1 of 2 pods ran", 9.6, messages.GANG_NOT_STARTED_HINT),
+        "1 of 2 pods ran; all pods are given back, and the next try waits 10 s. hint: look at the pods that did not "
+        "run; scheduling.gangStartSeconds is the limit",
+    ),
+    (
         messages.claim_not_found("checkpoints"),
         "PersistentVolumeClaim checkpoints does not exist in this namespace. hint: create it, or correct the name "
         "(`kubectl get pvc`); the job starts by itself once checkpoints is there",
@@ -227,6 +260,26 @@ HINTED: list[tuple[str, str]] = [
 ]
 
 PLAIN: list[tuple[str, str]] = [
+    (
+        messages.place_is_counted(["triage-1-2"]),
+        "the queue still counts triage-1-2; a replacement is made once that has ended",
+    ),
+    (
+        messages.place_is_counted([]),
+        "the queue still counts another pod; a replacement is made once that has ended",
+    ),
+    (
+        messages.place_is_lost("triage-1-2"),
+        "the node of pod triage-1-2 does not answer, and its queue takes no replacement for a pod that may still run",
+    ),
+    (
+        messages.gang_not_started(1, 2, 60, "no room."),
+        "1 of 2 pods ran within scheduling.gangStartSeconds (60): no room",
+    ),
+    (
+        messages.gang_not_started(0, 1, 60, ""),
+        "0 of 1 pod ran within scheduling.gangStartSeconds (60)",
+    ),
     (messages.invalid_spec("spec.a: b"), "spec.a: b"),
     (messages.accepted(1, 1), "1 pod with 1 rank in all will be made"),
     (messages.accepted(1, 8), "1 pod with 8 ranks in all will be made"),

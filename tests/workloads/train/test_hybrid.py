@@ -306,7 +306,7 @@ def test_the_export_is_that_of_one_rank(make_job, adapter):
 @pytest.mark.parametrize(("world", "size"), [(3, 2), (1, 2)])
 def test_ranks_that_do_not_divide_are_refused(make_job, world, size):
     job = make_job(parallelism={**FSDP, "shardGroupSize": size})
-    run = job.train(limit=LIMIT, world=world)
+    run = job.train(limit=LIMIT, world=world, stop_peers=False)
     assert ExitCode.SUCCESS not in run.codes
     failure = run.of("Failure")[0].failure
     assert failure.reason == Reason.CONFIGURATION

@@ -96,7 +96,9 @@ class PlannedMemory(StatusModel):
     logits: int = 0
     """Log-probabilities over the vocabulary and their gradients, at the longest rows."""
     gathered: int = 0
-    """Weights and gradients that are whole for a while, and casts of weights."""
+    """Weights and gradients that are whole for a while, their copies on the way, and casts of weights."""
+    process: int = 0
+    """What the process itself takes, whatever the model; left out of an accelerator's memory."""
     total: int = 0
     """Sum of the above: memory of the accelerator where there is one, else of the pod."""
     checkpoint_copy: int = 0

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.core.builders import SPEC
@@ -42,7 +42,7 @@ def test_the_plan_gets_what_the_model_tells_and_keeps_what_it_knew() -> None:
     assert memory.total == sum(
         (
             *(memory.weights, memory.gradients, memory.optimizer),
-            *(memory.activations, memory.logits, memory.gathered),
+            *(memory.activations, memory.logits, memory.gathered, memory.process),
         )
     )
 
@@ -216,6 +216,7 @@ def test_bytes_are_told_in_powers_of_1024(count: int, text: str) -> None:
     assert bytes_text(count) == text
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=5), max_size=40))
 def test_warnings_fit_into_status(warnings: list[str]) -> None:
     said = sized(Plan.model_construct(warnings=warnings), job("1Mi"), FULL, half=False).warnings

@@ -55,6 +55,7 @@ def in_status(found: RankMemory) -> PlannedMemory:
         activations=found.activations,
         logits=found.logits,
         gathered=found.gathered,
+        process=found.process,
         total=found.total,
         checkpoint_copy=found.checkpoint_copy,
     )

@@ -15,11 +15,21 @@ from windlass.core.planning.shape import ModelShape
 WHOLE: Final = 4
 HALF: Final = 2
 MOMENTS: Final = 2 * WHOLE
-# fp32 copies of the logits at the peak. Autograd accounts for three (log-probabilities and two gradients); the
-# fourth is fitted to measurements, see docs/concepts/plan-and-cost.md.
-LOSS_BYTES: Final = 4 * WHOLE
-# Above this, DeepSpeed sends gradients in several pieces (its reduce_bucket_size, in elements).
+# fp32 copies of the logits at the peak, by autograd: log-probabilities, their gradient, and that of the logits.
+LOSS_BYTES: Final = 3 * WHOLE
+# What a process grows by when it trains for the first time, whatever the model: pages of libraries and objects of
+# Python. 30 to 40 MB were measured beside tensors; on an accelerator it is no part of the device's memory.
+PROCESS: Final = 32 * 1024**2
+# Stage 3 hooks into every module and keeps threads: 59 MB more with full fine-tuning, 77 with LoRA.
+STAGE_3_PROCESS: Final = 64 * 1024**2
+# DeepSpeed's defaults, in elements; strategies/deepspeed.py leaves them alone.
+# reduce_bucket_size: gradients are laid end to end in a buffer of this size, and sent when it is full.
 BUCKET: Final = 500_000_000
+# stage3_max_live_parameters and stage3_max_reuse_distance: weights this near to their next use stay gathered.
+LIVE: Final = 1_000_000_000
+# Copies of a full bucket while stage 3 sends it: its pieces in the order of ranks, and on a host those of gloo.
+SENT_COPIES: Final = 1
+GLOO_COPIES: Final = 1
 
 Sharing = Literal["DDP", "FSDP", "ZeRO-1", "ZeRO-2", "ZeRO-3"]
 STAGES: Final[tuple[Sharing, ...]] = ("ZeRO-1", "ZeRO-2", "ZeRO-3")
@@ -39,6 +49,8 @@ class Workload:
     adapter: Literal["LoRA", "IA3"] | None = None
     copies_state: bool = True
     shard_group: int | None = None
+    on_device: bool = False
+    """Whether it computes on an accelerator, with memory of its own."""
 
     @property
     def shards(self) -> int:
@@ -61,12 +73,14 @@ class RankMemory:
     activations: int
     logits: int
     gathered: int
+    process: int
     checkpoint_copy: int
 
     @property
     def total(self) -> int:
         """The peak: in the backward pass everything is there at once. A copy on the host is counted apart."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.gathered
+        held = self.weights + self.gradients + self.optimizer + self.process
+        return held + self.activations + self.logits + self.gathered
 
 
 def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None) -> Workload:
@@ -90,6 +104,7 @@ def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None
         adapter=spec.adapter.type if spec.adapter is not None else None,
         copies_state=spec.checkpoint.asynchronous,
         shard_group=spec.parallelism.shard_group_size,
+        on_device=spec.resources.accelerator.count > 0,
     )
 
 
@@ -100,10 +115,18 @@ def rank_memory(shape: ModelShape, load: Workload) -> RankMemory:
         gradients=gradient_bytes(shape, load),
         optimizer=optimizer_bytes(shape, load),
         activations=activation_bytes(shape, load),
-        logits=load.tokens * shape.vocabulary * LOSS_BYTES,
+        logits=logit_bytes(shape, load),
         gathered=gathered_bytes(shape, load),
+        process=process_bytes(load),
         checkpoint_copy=copy_bytes(shape, load),
     )
+
+
+def process_bytes(load: Workload) -> int:
+    """What is neither tensor nor warm parent; in the pod's memory, so no part of an accelerator's."""
+    if load.on_device:
+        return 0
+    return PROCESS + (STAGE_3_PROCESS if load.sharing == "ZeRO-3" else 0)
 
 
 def weight_bytes(shape: ModelShape, load: Workload) -> int:
@@ -148,9 +171,28 @@ def gathered_bytes(shape: ModelShape, load: Workload) -> int:
         if load.accumulation > 1:
             return weights + WHOLE * shape.trained
         return weights + int(part * size * (table + layer))
+    # torch gives an accelerator's memory away as it is asked for; of a host's, only what is written to is taken.
+    bucket = size * (BUCKET if load.on_device else min(shape.trained, BUCKET))
     if load.sharing == "ZeRO-3":
-        return size * (shape.table_parameters + 2 * shape.layer_parameters)
-    return min(size * shape.trained, size * BUCKET)
+        return size * min(shape.parameters, LIVE) + bucket + sending_bytes(shape, load)
+    return bucket
+
+
+def sending_bytes(shape: ModelShape, load: Workload) -> int:
+    """What stage 3 takes at the end of the backward pass, to send a bucket, beyond what is free again by then.
+
+    The logits are. The activations are on an accelerator; on a host the C library keeps their small blocks.
+    """
+    size = HALF if load.half else WHOLE
+    copies = SENT_COPIES + (0 if load.on_device else GLOO_COPIES)
+    sent = copies * size * min(shape.trained, BUCKET)
+    free = logit_bytes(shape, load) + (activation_bytes(shape, load) if load.on_device else 0)
+    return max(sent - free, 0)
+
+
+def logit_bytes(shape: ModelShape, load: Workload) -> int:
+    """Log-probabilities over the vocabulary, and the gradients that the backward pass begins with."""
+    return load.tokens * shape.vocabulary * LOSS_BYTES
 
 
 def activation_bytes(shape: ModelShape, load: Workload) -> int:

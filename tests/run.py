@@ -47,12 +47,12 @@ def suite(name: str, *paths: str) -> Layer:
     return Layer(name, module("pytest", "-q", f"--junitxml={RESULTS / name}.xml", *paths))
 
 
-CORE = ("tests/unit/core", "tests/golden")
+CORE = ("tests/unit/core", "tests/golden", "tests/docs")
 UNIT = tuple(f"tests/unit/{part}" for part in ("api", "bench", "cli", "cluster", "shell"))
 # The longest first, so that the last to end does not stand alone.
 CHECK = (
     suite("core", *CORE),
-    suite("unit", "tests/house", "tests/docs", *UNIT),
+    suite("unit", "tests/house", *UNIT),
     Layer("types", module("mypy", "--no-error-summary")),
     Layer("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
     Layer("generated", (sys.executable, "scripts/generate.py", "--check")),

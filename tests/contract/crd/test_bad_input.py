@@ -239,13 +239,21 @@ ROWS = (
         "spec.scheduling.queue.name",
         ("Team_A", "lower-case", "get"),
     ),
-    Row("B90", "spec.scheduling.queue", {"kind": "Kueue"}, "spec.scheduling.queue.name", ("name",)),
+    Row(
+        "B90",
+        "spec.scheduling.queue",
+        {"kind": "Kueue"},
+        "spec.scheduling.queue.name",
+        ("required", "name: team-a"),
+        "Required value",
+    ),
     Row(
         "B90",
         "spec.scheduling.queue",
         {"kind": "Volcano", "name": "a"},
         "spec.scheduling.queue.kind",
-        ("Volcano",),
+        ("Volcano", "allowed: Kueue"),
+        "supported values",
     ),
     Row("B91", "spec.pod.hostNetwork", True, "", ("hostNetwork", "image,", "hint"), "unknown field"),
     Row(

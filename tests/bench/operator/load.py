@@ -69,7 +69,20 @@ class Api:
             return json.loads(text) if text else {}
 
     async def watch(self, path: str, since: str) -> AsyncIterator[tuple[float, Json]]:
-        """Events with the moment they arrived, until the caller stops."""
+        """Events with the moment they arrived, until the caller stops.
+
+        A server ends the watch of a client that reads too slowly: it goes on from the last event that came. Raises
+        RuntimeError when the server does not know that version any more.
+        """
+        while True:
+            async for at, event in self._stream(path, since):
+                if event["type"] == "ERROR":
+                    raise RuntimeError(f"watch of {path} from {since}: {event['object'].get('message')}")
+                since = event["object"]["metadata"]["resourceVersion"]
+                yield at, event
+
+    async def _stream(self, path: str, since: str) -> AsyncIterator[tuple[float, Json]]:
+        """Events of one watch, until the server ends it."""
         query = {"watch": "true", "resourceVersion": since}
         timeout = aiohttp.ClientTimeout(total=None)
         rest = b""

@@ -257,6 +257,18 @@ def grouped(size: int, **gang: int) -> Document:
 
 
 GROUP_SIZE = "spec.parallelism.shardGroupSize"
+NO_QUEUES: tuple[tuple[Any, ...], ...] = (
+    ({"name": "Team_A"}, "spec.scheduling.queue.name", ("Team_A", "lower-case", "get")),
+    ({"kind": "Kueue"}, "spec.scheduling.queue.name", ("required", "name: team-a"), "Required value"),
+    (
+        {"kind": "Volcano", "name": "a"},
+        "spec.scheduling.queue.kind",
+        ("Volcano", "allowed: Kueue"),
+        "supported values",
+    ),
+)
+"""What no queue is: value, path, what is said, the API server's own words where it has some."""
+
 GROUPS_THAT_FIT_NOT: tuple[tuple[str, Any, str, tuple[str, ...]], ...] = (
     (
         "spec",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contract.crd.specs import GROUPS_THAT_FIT_NOT, JOBS, VALID, change
+from contract.crd.specs import GROUPS_THAT_FIT_NOT, JOBS, NO_QUEUES, VALID, change
 from contract.server import Client
 from windlass.api.validation import validate
 
@@ -232,29 +232,7 @@ ROWS = (
         "",
         ("system-node", "not begin", "get"),
     ),
-    Row(
-        "B90",
-        "spec.scheduling.queue",
-        {"name": "Team_A"},
-        "spec.scheduling.queue.name",
-        ("Team_A", "lower-case", "get"),
-    ),
-    Row(
-        "B90",
-        "spec.scheduling.queue",
-        {"kind": "Kueue"},
-        "spec.scheduling.queue.name",
-        ("required", "name: team-a"),
-        "Required value",
-    ),
-    Row(
-        "B90",
-        "spec.scheduling.queue",
-        {"kind": "Volcano", "name": "a"},
-        "spec.scheduling.queue.kind",
-        ("Volcano", "allowed: Kueue"),
-        "supported values",
-    ),
+    *(Row("B90", "spec.scheduling.queue", *row) for row in NO_QUEUES),
     Row("B91", "spec.pod.hostNetwork", True, "", ("hostNetwork", "image,", "hint"), "unknown field"),
     Row(
         "B91",

@@ -138,6 +138,12 @@ QUEUE_SCENARIOS = (
         ((always, only_nodes("node-a")), ADMITTED, (at_attempt(2), only_nodes("node-a", "node-b"))),
         (*QUEUED, *WHOLE),
     ),
+    Scenario(
+        "gang-never-whole-ends-by-its-budget",
+        "BudgetExhausted",
+        ((always, only_nodes("node-a")),),
+        (*WHOLE, ("recovery.budgets.infrastructure", 2)),
+    ),
     Scenario("queued-node-goes-silent", "Completed", (ADMITTED, (at_step(30), node_goes_silent(1))), QUEUED),
     Scenario("queued-node-dies", "Completed", (ADMITTED, (at_step(30), node_dies(1))), QUEUED),
     Scenario("queued-node-of-leader-dies", "Completed", (ADMITTED, (at_step(30), node_dies(0))), QUEUED),

@@ -201,6 +201,14 @@ def test_lost_member_gets_a_new_ticket_and_nothing_else(
     assert decision.confirm_absent == (("triage-1-2",) if pod is None else ())
 
 
+def test_a_pod_that_is_only_not_seen_does_not_end_the_run() -> None:
+    """The last failure that a budget allows may be a cache that is behind: the server is asked before it counts."""
+    job = a_job().on_attempt(1, 1, 2).with_spec("recovery.budgets.infrastructure", 0)
+    decision = judge(job, pods=(a_pod(0, 1),))
+    assert conditions_of(decision)["Failed"] == ("True", "BudgetExhausted")
+    assert decision.confirm_absent == ("triage-1-2",)
+
+
 def test_pod_that_was_never_made_is_not_lost() -> None:
     decision = judge(a_job().on_attempt(1, 1, 2).with_unmade_pods(), pods=(a_pod(0, 1),))
     assert created(decision) == ["triage-1-2"]

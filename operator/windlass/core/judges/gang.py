@@ -6,6 +6,7 @@ a crash between any two writes is just another state that these judges see.
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import datetime, timedelta
 
 from windlass.api.meta import ConditionType, Phase, Reason, Rung
@@ -116,9 +117,11 @@ def member_is_lost(facts: Facts) -> Outcome | None:
     charge = charge_losses(facts, lost)
     cause = worst(lost)
     failure = cause.judgement.failure()
+    # Whatever follows: a pod that a cache merely does not show has cost nothing, least of all the run.
+    absent = tuple(loss.name for loss in lost if loss.slot.pod is None)
     if charge.stop is not None:
-        reason = reason_named(charge.stop)
-        return fail(facts, reason, failure, charge.message)
+        ended = fail(facts, reason_named(charge.stop), failure, charge.message)
+        return dataclasses.replace(ended, confirm_absent=absent)
     whole = len(lost) == len(facts.slots) and len(facts.slots) > 1
     whole = whole or queues.is_over(facts, {loss.slot.member.index for loss in lost})
     moved = suspicion(facts, cause) is not None
@@ -132,7 +135,6 @@ def member_is_lost(facts: Facts) -> Outcome | None:
     update: dict[str, object] = {"suspect_nodes": suspects_after(facts, lost, charge)}
     if cause.is_charged:
         update |= {"last_failure": failure, "charges": charges_after(facts, charge)}
-    absent = tuple(loss.name for loss in lost if loss.slot.pod is None)
     return Outcome(outcome.status.model_copy(update=update), confirm_absent=absent)
 
 
@@ -286,8 +288,11 @@ def gang_is_incomplete(facts: Facts) -> Outcome | None:
         return recreate(facts, messages.place_is_lost(dead[0].name))
     if not makeable:
         aspects = waiting_for_end(facts)
+    elif is_on_its_way(facts) and not kueue.is_grouped(facts.spec):
+        aspects = ()
     else:
-        aspects = () if is_on_its_way(facts) else starting(facts, len(facts.slots) - len(empty))
+        # In a group the text may be about the pod that was waited for.
+        aspects = starting(facts, len(facts.slots) - len(empty))
     return Outcome(
         facts.state(aspects),
         applies=applies,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections import Counter
@@ -11,23 +10,14 @@ from types import ModuleType
 
 import pytest
 
+from docs.scripts import ROOT, load
 from tests import run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def proof() -> ModuleType:
-    """The script as a module; its folder is no package."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        found = importlib.util.find_spec("fault_proof")
-        assert found is not None and found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    return module
+    """The script as a module."""
+    return load("fault_proof")
 
 
 @pytest.mark.parametrize(

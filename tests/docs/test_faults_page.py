@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from docs.scripts import ROOT, load
 
 
 @pytest.fixture(scope="module")
 def pages() -> ModuleType:
-    """scripts/fault_page.py, whose folder is no package."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        found = importlib.util.find_spec("fault_page")
-        assert found is not None and found.loader is not None
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "scripts"))
-    return module
+    """The script as a module."""
+    return load("fault_page")
 
 
 def test_every_fault_has_either_a_test_or_a_reason(pages: ModuleType) -> None:

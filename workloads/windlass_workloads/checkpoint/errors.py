@@ -9,6 +9,7 @@ import errno
 from collections.abc import Sequence
 
 STORE_FIELD = "spec.checkpoint.store"
+FALL_BACK = "the run falls back to the next verified checkpoint by itself; check the volume for errors"
 
 
 class CheckpointError(Exception):

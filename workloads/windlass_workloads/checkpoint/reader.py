@@ -23,11 +23,10 @@ from torch.distributed.checkpoint.api import CheckpointException
 from windlass.api.contract import FileEntry, Manifest, RankContext
 from windlass_workloads.checkpoint import flat, randomness, universal
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.errors import STORE_FIELD, CheckpointUnusable, StoreUnusable
+from windlass_workloads.checkpoint.errors import FALL_BACK, STORE_FIELD, CheckpointUnusable, StoreUnusable
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.store import RunStore
-from windlass_workloads.checkpoint.universal import FALL_BACK
 
 __all__ = ["load"]
 
@@ -50,7 +49,7 @@ def load(
         raise ValueError("context.resume: nothing to load (got None); allowed a checkpoint's name")
     name = context.resume
     group = group or SaveGroup()
-    manifest, copied = _verified(store, name, context, group, state)
+    manifest, copied = _verified(store, name, context, group)
     _require_fitting(name, manifest, state, group.world_size, copied)
     if check is not None:
         check(manifest)
@@ -98,16 +97,10 @@ class _Sight:
     outage: str | None = None
 
 
-def _verified(
-    store: RunStore,
-    name: str,
-    context: RankContext,
-    group: SaveGroup,
-    state: StateAdapter | DirectoryAdapter,
-) -> tuple[Manifest, bool]:
+def _verified(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> tuple[Manifest, bool]:
     """The manifest, once all ranks together have hashed all files that are to be loaded, and whether these are the
     universal copy's. StoreUnusable when a volume does not answer."""
-    sight = _look(store, name, context, group, state)
+    sight = _look(store, name, context, group)
     everyone = group.gather((sight.problems, sight.outage, sight.copied))
     found = list(dict.fromkeys(problem for each, _, _ in everyone for problem in each))
     silent = next((each for _, each, _ in everyone if each is not None), None)
@@ -118,16 +111,10 @@ def _verified(
     return sight.manifest, all(copied for _, _, copied in everyone)
 
 
-def _look(
-    store: RunStore,
-    name: str,
-    context: RankContext,
-    group: SaveGroup,
-    state: StateAdapter | DirectoryAdapter,
-) -> _Sight:
+def _look(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> _Sight:
     """This rank's part."""
     try:
-        return _compare(store, name, context, group, state)
+        return _compare(store, name, context, group)
     except OSError as error:
         try:
             store.probe()
@@ -135,22 +122,16 @@ def _look(
             return _Sight(outage=str(error))
     # The volume works. Either it does so again, or this file alone is beyond reading.
     try:
-        return _compare(store, name, context, group, state)
+        return _compare(store, name, context, group)
     except OSError as error:
         return _Sight(problems=(str(error),))
 
 
-def _compare(
-    store: RunStore,
-    name: str,
-    context: RankContext,
-    group: SaveGroup,
-    state: StateAdapter | DirectoryAdapter,
-) -> _Sight:
+def _compare(store: RunStore, name: str, context: RankContext, group: SaveGroup) -> _Sight:
     copy = None
     try:
         manifest = manifests.read(store, name)
-        if state.format == "DeepSpeed" and universal.is_wanted(manifest, group.world_size):
+        if universal.is_wanted(manifest, group.world_size):
             copy = universal.find(store, name, manifest)
     except manifests.ManifestInvalid as error:
         return _Sight(problems=(str(error),))

@@ -21,6 +21,7 @@ from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint import randomness
 from windlass_workloads.checkpoint.deepspeed import TAG
 from windlass_workloads.checkpoint.errors import (
+    FALL_BACK,
     STORE_FIELD,
     CheckpointUnusable,
     SaveError,
@@ -32,7 +33,6 @@ from windlass_workloads.checkpoint.incarnations import require_newest
 from windlass_workloads.checkpoint.store import MANIFEST, TEMPORARY, RunStore
 
 UNIVERSAL: Final = "universal"
-FALL_BACK: Final = "the run falls back to the next verified checkpoint by itself; check the volume for errors"
 EVIDENCE_LINES: Final = 6
 
 Convert = Callable[[Path, Path], None]

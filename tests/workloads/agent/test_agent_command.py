@@ -18,6 +18,8 @@ PATIENCE = 300.0
 STARTER = MODULE.encode()
 # One life in a file, so that the next one knows that it is not the first.
 LIVES = 'echo "$RANK $TORCHELASTIC_RESTART_COUNT $WORLD_SIZE" >> "$HOME_OF_TEST/lives"; '
+# A shell is there before it has run its first line: a signal may come only once it says so.
+READY = 'touch "$HOME_OF_TEST/ready-$RANK"; '
 
 
 def commanded(make_run: MakeRun, tmp_path: Path, script: str, **changes: object) -> Run:
@@ -45,6 +47,13 @@ def ranks_of(agent: Agent, count: int) -> list[int]:
     return wait_for(f"{count} ranks of the command", found, PATIENCE)
 
 
+def wait_until_ready(tmp_path: Path, *ranks: int) -> None:
+    def ready() -> bool:
+        return all((tmp_path / f"ready-{rank}").exists() for rank in ranks)
+
+    wait_for(f"ranks {ranks} that can be signalled", ready, PATIENCE)
+
+
 def test_all_ranks_at_zero_complete_the_run(make_run: MakeRun, tmp_path: Path) -> None:
     run = commanded(make_run, tmp_path, 'echo "hello from $RANK"')
     agent = run.start()
@@ -57,11 +66,12 @@ def test_all_ranks_at_zero_complete_the_run(make_run: MakeRun, tmp_path: Path) -
 
 
 def test_a_killed_rank_restarts_all_in_their_pods(make_run: MakeRun, tmp_path: Path) -> None:
-    script = 'test "$TORCHELASTIC_RESTART_COUNT" = 1 || exec sleep 600'
+    script = READY + 'test "$TORCHELASTIC_RESTART_COUNT" = 1 || exec sleep 600'
     run = commanded(make_run, tmp_path, script, nodes=2, ranks=1)
     leader, follower = run.start_all()
     ranks_of(leader, 1)
     (victim,) = ranks_of(follower, 1)
+    wait_until_ready(tmp_path, 0, 1)
     os.kill(victim, signal.SIGKILL)
     assert leader.wait(PATIENCE) == 0, leader.log
     assert follower.wait(PATIENCE) == 0, follower.log
@@ -127,12 +137,12 @@ def test_a_crash_that_comes_again_and_again_ends_the_run(make_run: MakeRun, tmp_
 def test_told_to_leave_the_ranks_get_sigterm_and_the_next_pod_goes_on(
     make_run: MakeRun, tmp_path: Path
 ) -> None:
-    script = (
-        'trap "echo bye; exit 0" TERM; test "$TORCHELASTIC_RESTART_COUNT" = 1 || while :; do sleep 0.1; done'
-    )
+    waits = 'test "$TORCHELASTIC_RESTART_COUNT" = 1 || while :; do sleep 0.1; done'
+    script = 'trap "echo bye; exit 0" TERM; ' + READY + waits
     run = commanded(make_run, tmp_path, script, grace=300)
     agent = run.start()
     ranks_of(agent, 2)
+    wait_until_ready(tmp_path, 0, 1)
     agent.send(signal.SIGTERM)
     assert agent.wait(PATIENCE) == ExitCode.PREEMPTED, agent.log
     assert (agent.verdict.result, agent.verdict.lost_steps) == ("Preempted", 0)
@@ -143,9 +153,11 @@ def test_told_to_leave_the_ranks_get_sigterm_and_the_next_pod_goes_on(
 
 
 def test_a_rank_that_ignores_sigterm_is_killed_when_its_time_is_up(make_run: MakeRun, tmp_path: Path) -> None:
-    run = commanded(make_run, tmp_path, 'trap "" TERM; while :; do sleep 0.1; done', ranks=1, grace=8)
+    script = 'trap "" TERM; ' + READY + "while :; do sleep 0.1; done"
+    run = commanded(make_run, tmp_path, script, ranks=1, grace=8)
     agent = run.start()
     (rank,) = ranks_of(agent, 1)
+    wait_until_ready(tmp_path, 0)
     agent.send(signal.SIGTERM)
     assert agent.wait(PATIENCE) == ExitCode.PREEMPTED, agent.log
     assert state_of(rank) in ("gone", "Z")

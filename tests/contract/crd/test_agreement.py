@@ -15,7 +15,7 @@ from windlass.api.validation import validate
 
 pytestmark = pytest.mark.contract
 
-EXAMPLES = 2000
+EXAMPLES = 1000
 VERDICTS: Counter[bool] = Counter()
 
 

@@ -47,7 +47,7 @@ def test_the_script_stays_as_short_as_it_is_meant_to_be() -> None:
 
 
 def test_it_survives_a_killed_rank_with_the_same_losses(make_run: MakeRun) -> None:
-    steps = 600
+    steps = 400
     run = make_run(custom=command(steps), every=20, in_background=True)
     agent = run.start()
     wait_for("a checkpoint", lambda: [step for step in run.verified() if step >= 20], PATIENCE)

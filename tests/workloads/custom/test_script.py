@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_left_for_the_one_before(scripted: Make) -> None
 
 
 def test_a_script_that_raises_before_its_first_step_fails_with_its_words(scripted: Make) -> None:
-    made = scripted(environment={"STEPS": "ten"})
+    made = scripted(environment={"STEPS": "ten"}, ranks=1)
     agent = made.start()
     assert agent.wait(PATIENCE) != 0
     verdict = agent.verdict

@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -266,14 +266,22 @@ def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client
 
 
 @contextmanager
-def started(commands: Sequence[Sequence[str]], directory: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start programs that log below `directory`; stop them at the end, the last one first."""
+def started(
+    commands: Sequence[Sequence[str]], directory: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start programs that log below `directory`; stop them at the end, the last one first.
+
+    `environment` is laid over this process's own.
+    """
+    variables = {**os.environ, **(environment or {})}
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands:
             with (directory / f"{Path(command[0]).name}.log").open("wb") as log:
                 processes.append(
-                    subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=directory)
+                    subprocess.Popen(
+                        command, stdout=log, stderr=subprocess.STDOUT, cwd=directory, env=variables
+                    )
                 )
         yield processes
     finally:

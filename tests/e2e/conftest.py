@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = ROOT / "build" / "cluster"
 SYSTEM = release.NAMESPACE
 
+PRICES = {"currency": "EUR", "perHour": {"cpu": "3600"}}
+"""One euro for each second of a core."""
+
 RANKS = """
 import os, sys
 wanted = f"windlass-rank-{sys.argv[1]}"
@@ -103,7 +106,7 @@ def api(kubeconfig: Path) -> Iterator[client.ApiClient]:
 
 @pytest.fixture(scope="session")
 def installation(kubeconfig: Path, api: client.ApiClient) -> Installation:
-    values = yaml.safe_load((DIRECTORY / "values.yaml").read_text())
+    values = yaml.safe_load((DIRECTORY / "values.yaml").read_text()) | {"prices": PRICES}
     release.install(ROOT / "charts" / "windlass", kubeconfig=kubeconfig, values=values)
     made = Installation(api, SYSTEM, values)
     eventually(made.settled, "two operators of this release ready", 300)

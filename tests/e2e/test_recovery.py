@@ -7,6 +7,7 @@ an uncommitted save + 1.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -48,6 +49,11 @@ def test_a_job_runs_to_its_end_and_says_what_it_made(jobs: Jobs) -> None:
     assert status["checkpoints"][0]["step"] == 60
     assert status["plan"]["trainableParameters"] > 0
     assert status["plan"]["precision"] == "FP32"
+    cost = status["cost"]
+    # Two pods that ask for a tenth of a core each.
+    assert (cost["currency"], Decimal(cost["gangRatePerHour"])) == ("EUR", 2 * 360)
+    held = Decimal(str(cost["podSeconds"]))
+    assert held > 0 and abs(Decimal(cost["total"]) - held / 10) < Decimal("0.0001")
     # Events follow the status write that they tell of.
     eventually(
         lambda: "Completed" in {reason for reason, _ in jobs.events("plain")}, "the event Completed", 30

@@ -97,6 +97,17 @@ def is_kept(pod: PodView) -> bool:
     return pod.is_held and (pod.is_terminal or pod.node is None)
 
 
+def until_overdue(facts: Facts, kept: Iterable[PodView]) -> float | None:
+    """Seconds until the queue should have let go of pods that have ended, None if that is so now.
+
+    One that was deleted before it had a node has ended with that.
+    """
+    ends = [pod.finished_at or pod.deletion_timestamp for pod in kept]
+    known = [end for end in ends if end is not None]
+    left = (max(known) + UNNOTICED - facts.now).total_seconds() if known else UNNOTICED.total_seconds()
+    return left if left > 0 else None
+
+
 def released(facts: Facts) -> tuple[Delete, ...]:
     """Workloads to be deleted, of this run's groups that nobody will complete."""
     if not facts.settings.kueue:

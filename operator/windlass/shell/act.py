@@ -238,7 +238,7 @@ class Actor:
         if known is not None and known["metadata"]["uid"] == delete.uid:
             version = known["metadata"].get("resourceVersion")
         try:
-            await self._client.delete(
+            answer = await self._client.delete(
                 of(delete.kind),
                 delete.name,
                 namespace=namespace,
@@ -248,6 +248,9 @@ class Actor:
         except Conflict as error:
             # It changed since it was seen: the change may be why it should stay.
             raise Stale from error
+        if delete.kind == PODS.kind and (answer.get("metadata") or {}).get("deletionTimestamp"):
+            # The next round may come before the watch tells, and must not delete it once more.
+            self._caches.pods.upsert(slim_pod(answer))
 
     async def release(self, namespace: str, delete: Delete) -> None:
         """Let Kueue go of a group whose pods will never all be there; it removes its finalizers from them then."""

@@ -61,9 +61,11 @@ class Cache:
         *,
         index: Callable[[Json], str | None] | None = None,
         packs: Callable[[Json], bool] = lambda _: False,
+        only_content: bool = False,
     ) -> None:
         self._objects: dict[Name, Json | Packed] = {}
         self._packs = packs
+        self._only_content = only_content
         self._dropped: dict[Name, int] = {}
         self._index = index
         self._indexed: dict[str, set[Name]] = {}
@@ -86,14 +88,20 @@ class Cache:
         return [unpacked(self._objects[name]) for name in sorted(self._indexed.get(value, ()))]
 
     def upsert(self, body: Json) -> bool:
-        """Take an object unless a newer version of its name, or of its removal, is known. Whether it was taken."""
+        """Take an object unless a newer version of its name, or of its removal, is known. Whether it was taken.
+
+        `changed` is called unless it is known; with `only_content` also unless it differs in more than its version.
+        """
         name, version = name_of(body), version_of(body)
         known = self._version(name)
         if known > version or self._dropped.get(name, -1) >= version:
             return False
+        if known == version:
+            return True  # the watch's echo of what a write of ours has answered
+        before = self.get(*name) if self._only_content else None
         self._put(name, body)
         self.newest = max(self.newest, version)
-        if known != version:
+        if before is None or not same_but_version(before, body):
             self.changed(body)
         return True
 
@@ -187,6 +195,16 @@ def slim_metadata(body: Json) -> Json:
     return kept
 
 
+def same_but_version(one: Json, other: Json) -> bool:
+    """Whether two versions of an object differ in nothing that is kept: then nobody has anything to decide."""
+    mine, theirs = dict(one["metadata"]), dict(other["metadata"])
+    mine.pop("resourceVersion", None)
+    theirs.pop("resourceVersion", None)
+    return mine == theirs and all(
+        one.get(part) == other.get(part) for part in {*one, *other} if part != "metadata"
+    )
+
+
 def slim_job(body: Json) -> Json:
     """A job without what only other programs need."""
     return {
@@ -209,7 +227,7 @@ def slim_pod(body: Json) -> Json:
         "metadata": slim_metadata(body),
         "spec": {
             "nodeName": spec.get("nodeName"),
-            "containers": [{"image": item.get("image")} for item in spec.get("containers") or ()],
+            "containers": [slim_container(item) for item in spec.get("containers") or ()],
         },
         "status": kept,
     }
@@ -218,6 +236,13 @@ def slim_pod(body: Json) -> Json:
     if spec.get("schedulingGates"):
         made["spec"]["schedulingGates"] = spec["schedulingGates"]
     return made
+
+
+def slim_container(container: Json) -> Json:
+    """Its image, and what it asks for: that is what the run costs."""
+    made = {"image": container.get("image")}
+    requests = (container.get("resources") or {}).get("requests")
+    return made | ({"resources": {"requests": requests}} if requests else {})
 
 
 def slim_claim(body: Json) -> Json:

@@ -241,9 +241,10 @@ class Client:
 
     async def delete(
         self, resource: Resource, name: str, *, namespace: str, uid: str, resource_version: str | None = None
-    ) -> None:
+    ) -> Json:
         """Delete exactly the object that was seen. NotFound counts as done; Conflict means it is another by now.
 
+        Returns the server's answer: the object while it ends, a Status or nothing once it is gone.
         No UID is for names that only one object can ever have, and that is never read.
         """
         preconditions = {"uid": uid} if uid else {}
@@ -256,10 +257,11 @@ class Client:
             "preconditions": preconditions,
         }
         try:
-            await self.send(Request("DELETE", resource.path(namespace, name), (), body))
+            return await self.send(Request("DELETE", resource.path(namespace, name), (), body))
         except ApiError as error:
             if error.status != 404:
                 raise
+        return {}
 
     async def delete_by_force(self, resource: Resource, name: str, *, namespace: str, uid: str) -> None:
         """Remove exactly this object without waiting for whoever should end it. NotFound counts as done."""

@@ -6,7 +6,7 @@ that no watch tells: events about pods that do not start, and strangers that hol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -49,7 +49,8 @@ class Caches:
     """One cache for each kind that is watched."""
 
     jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace, packs=has_ended))
-    pods: Cache = field(default_factory=lambda: Cache(index=controller_uid))
+    # Most of what kubelets write about a pod is not kept, and is no reason for a round.
+    pods: Cache = field(default_factory=lambda: Cache(index=controller_uid, only_content=True))
     claims: Cache = field(default_factory=Cache)
     nodes: Nodes = field(default_factory=Nodes)
     children: dict[str, Cache] = field(
@@ -151,23 +152,36 @@ class Observer:
         found = (self.caches.claims.get(job.namespace, name) for name in wanted)
         return tuple(ClaimView.from_wire(body) for body in found if body is not None)
 
-    def abandoned(self, key: Key) -> list[Delete]:
-        """Workloads of Kueue's that a job which is gone has left behind with its pods."""
-        if not self._settings().kueue:
-            return []
-        _, namespace, name = key
+    def abandoned(self, key: Key, present: str = "") -> list[Delete]:
+        """Workloads of Kueue's that jobs of this name which are gone have left behind with their pods.
+
+        `present` is the UID of the job that has the name now.
+        """
         runs: dict[str, list[PodView]] = {}
-        for body in self.caches.pods:
-            metadata = body["metadata"]
-            uid = controller_uid(body)
-            ours = metadata.get("namespace") == namespace and metadata["labels"].get(LABEL_RUN) == name
-            if uid is not None and ours and metadata.get("deletionTimestamp"):
+        for uid, body in self._formers(key, present):
+            if body["metadata"].get("deletionTimestamp"):
                 runs.setdefault(uid, []).append(PodView.from_wire(body))
         return [
             delete
             for uid, pods in sorted(runs.items())
-            for delete in queues.abandoned(name, uid, pods, is_unplaced)
+            for delete in queues.abandoned(key[2], uid, pods, is_unplaced)
         ]
+
+    def has_formers(self, key: Key, present: str) -> bool:
+        """Whether pods of a former job of this name are there, which Kueue may have to be made to let go."""
+        return any(True for _ in self._formers(key, present))
+
+    def _formers(self, key: Key, present: str) -> Iterator[tuple[str, Json]]:
+        """UIDs and pods of jobs that had this name; none where no queue would keep them."""
+        if not self._settings().kueue:
+            return
+        _, namespace, name = key
+        for body in self.caches.pods:
+            metadata = body["metadata"]
+            uid = controller_uid(body)
+            ours = metadata.get("namespace") == namespace and metadata["labels"].get(LABEL_RUN) == name
+            if uid is not None and uid != present and ours:
+                yield uid, body
 
     # --- live reads ---------------------------------------------------------------------------
 

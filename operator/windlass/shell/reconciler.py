@@ -28,6 +28,8 @@ WORKERS: Final = 32
 """Rounds at a time. They wait for the API server most of their time: with eight, changes queued behind slow writes."""
 ROUND_SECONDS: Final = 120.0
 STALE_SECONDS: Final = 0.2
+SOONEST_SECONDS: Final = 0.1
+"""No timer is sooner than that: a decision that wants another look at once must not keep a worker busy for good."""
 
 Decide = Callable[[Job, Observed], Decision]
 """`core.reconcile.decide` with the present time and settings bound."""
@@ -55,6 +57,8 @@ class Reconciler:
         self._decide = decide
         self._clock = clock.monotonic
         self._uids: dict[Key, dict[str, Any]] = {}
+        self._followers: set[Key] = set()
+        """Jobs whose name another may have had before, as long as that one's pods are there."""
 
     async def work(self) -> None:
         """Take keys and run rounds until the queue is closed."""
@@ -67,6 +71,8 @@ class Reconciler:
                 await self.attempt(key)
             finally:
                 self._queue.done(key)
+            # A round that only looks never waits for anything, and neither does the queue while it has keys.
+            await asyncio.sleep(0)
 
     async def run(self, workers: int = WORKERS) -> None:
         """Run workers until the queue is closed."""
@@ -114,6 +120,11 @@ class Reconciler:
         self._leave_former(key, body)
         if body is None:
             return await self._release_former(key)
+        if key in self._followers:
+            # The garbage collector may come to the former's pods long after its name was taken again.
+            await self._release_former(key, present=body["metadata"]["uid"])
+            if not self._observer.has_formers(key, body["metadata"]["uid"]):
+                self._followers.discard(key)
         job = Job.from_wire(body)
         memory = self._observer.memory(job.uid)
         decision = self._decide(job, await self._observer.observe(job))
@@ -125,9 +136,9 @@ class Reconciler:
             self._metrics.count_recoveries(newest)
         return "written" if done.writes else "done"
 
-    async def _release_former(self, key: Key) -> str:
-        """The job is gone. Pods that never got a node may wait for Kueue, and Kueue for others of their group."""
-        deletes = self._observer.abandoned(key)
+    async def _release_former(self, key: Key, present: str = "") -> str:
+        """A job is gone. Pods that never got a node may wait for Kueue, and Kueue for others of their group."""
+        deletes = self._observer.abandoned(key, present)
         for delete in deletes:
             await self._actor.release(key[1], delete)
         return "written" if deletes else "gone"
@@ -137,7 +148,7 @@ class Reconciler:
             # What was just begun is finished before the next is begun: what it proved is still fresh.
             self._queue.add(key, urgent=True)
         if decision.requeue_after_seconds is not None:
-            self._queue.add_after(key, decision.requeue_after_seconds)
+            self._queue.add_after(key, max(decision.requeue_after_seconds, SOONEST_SECONDS))
         if self._observer.must_look_again(uid):
             self._queue.add_after(key, WARNING_SECONDS)
 
@@ -149,6 +160,10 @@ class Reconciler:
             self._observer.forget(former["metadata"]["uid"])
             self._metrics.forget(former)
             del self._uids[key]
+        if body is None:
+            self._followers.discard(key)
+        elif former is None or former["metadata"]["uid"] != body["metadata"]["uid"]:
+            self._followers.add(key)
         if body is not None:
             identity = {name: body["metadata"][name] for name in ("namespace", "name", "uid")}
             self._uids[key] = {"metadata": identity}

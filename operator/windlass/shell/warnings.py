@@ -51,11 +51,13 @@ class Warnings:
         return note or None
 
     async def _read(self, namespace: str, board: Board) -> None:
-        board.at = self._clock()
         try:
             listing = await self._client.list(EVENTS, namespace=namespace, fields=FIELDS, slim=slim)
         except (ApiError, Unreachable):
             return
+        finally:
+            # As of the answer, or of its failure: those that have waited for a slow one must not ask again in turn.
+            board.at = self._clock()
         board.notes = {}
         for event in sorted(listing.items, key=lambda event: str(event["at"])):
             if event["reason"] != SCHEDULERS:

@@ -150,11 +150,37 @@ def job_now(decision: Decision, job: JobBuilder) -> Decision:
     return decision if decision.status is not None else Decision(status=job.build().status.to_wire())
 
 
-def test_a_gang_that_trains_with_fewer_nodes_has_started() -> None:
+@pytest.mark.parametrize("late", [0, 1, 10_000])
+def test_a_gang_that_trains_with_fewer_nodes_has_started(late: int) -> None:
+    """However long the other pod waits; and nobody looks again at once for that."""
+    job = a_run(recovery__elastic={"minNodes": 1})
+    report = a_report(nodes=1, sent_at=at(DUE + late))
+    decision = judge(job, pods=HALF, report=report, now=at(DUE + late))
+    assert attempt_of(decision) == 1
+    assert decision.requeue_after_seconds is None or decision.requeue_after_seconds >= 1
+
+
+def test_it_stays_so_for_an_operator_that_has_heard_nothing_yet() -> None:
+    """After a takeover, and between two lives of the ranks, no report says how many nodes train."""
     job = a_run(recovery__elastic={"minNodes": 1})
     report = a_report(nodes=1, sent_at=at(DUE))
-    decision = judge(job, pods=HALF, report=report, now=at(DUE))
-    assert attempt_of(decision) == 1
+    job = job.after(judge(job, pods=HALF, report=report, now=at(DUE)))
+    for report in (None, a_report(nodes=None, sent_at=at(DUE + 10))):
+        decision = judge(job, pods=HALF, report=report, now=at(DUE + 10))
+        assert attempt_of(job_now(decision, job)) == 1
+        status = job_now(decision, job).status
+        assert status is not None and "charges" not in status
+
+
+def test_a_gang_that_may_go_on_with_those_it_has_is_left_to_its_leader() -> None:
+    job = a_run(recovery__elastic={"minNodes": 1, "waitSeconds": 3600})
+    assert attempt_of(job_now(judge(job, pods=HALF, now=at(DUE)), job)) == 1
+
+
+def test_what_the_leader_says_of_its_ranks_counts_more_than_pods_that_a_cache_shows() -> None:
+    job = a_run()
+    decision = judge(job, pods=HALF, report=a_report(nodes=2, sent_at=at(DUE)), now=at(DUE))
+    assert attempt_of(job_now(decision, job)) == 1
 
 
 def test_the_budget_ends_it_and_a_pod_that_ran_clears_it() -> None:
@@ -211,6 +237,7 @@ def test_a_gang_is_late_exactly_when_its_eldest_missing_pod_is(
     late = bool(missing) and now >= min(missing) + LIMIT
     decision = judge(a_run(), pods=pods, now=at(now))
     assert (decision.status is not None and attempt_of(decision) == 2) is late
+    assert decision.requeue_after_seconds is None or decision.requeue_after_seconds > 0
     if late:
         assert decision.status is not None
         assert decision.status["backOffUntil"] > (at(now) + timedelta(seconds=7)).isoformat().replace(

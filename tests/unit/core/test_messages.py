@@ -288,8 +288,17 @@ PLAIN: list[tuple[str, str]] = [
     (messages.starting(1, 4), "1 of 4 pods made"),
     (messages.waiting_for_pods(3, 4), "3 of 4 pods running"),
     (messages.agents_starting(1), "1 pod running, agents are loading their libraries"),
-    (messages.old_attempt(2, 1), "attempt 2 waits for 1 pod of an earlier one to end"),
-    (messages.old_attempt(3, 5), "attempt 3 waits for 5 pods of an earlier one to end"),
+    (messages.old_attempt(2), "attempt 2 waits for the pods of an earlier one to end"),
+    (
+        messages.queue_keeps(["a-0-1"]),
+        "Kueue does not let go of a-0-1, which has ended, and whose place the next attempt needs. hint: see that Kueue "
+        "runs; where it was removed, take its finalizer kueue.x-k8s.io/managed from these pods",
+    ),
+    (
+        messages.queue_keeps(["a-0-1", "a-1-2"]),
+        "Kueue does not let go of a-0-1, a-1-2, which have ended, and whose places the next attempt needs. hint: see "
+        "that Kueue runs; where it was removed, take its finalizer kueue.x-k8s.io/managed from these pods",
+    ),
     (
         messages.at_work(Reason.TRAINING, AT_40, 2),
         "training of 100 steps in incarnation 2; status.progress has the step",

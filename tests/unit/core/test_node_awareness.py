@@ -168,7 +168,7 @@ def test_a_pod_of_an_old_attempt_on_a_lost_node_blocks_nobody() -> None:
     job = a_job().on_attempt(2, 3, 4).with_unmade_pods()
     old = a_pod(1, 2, deletion_timestamp=at(200))
     ready = seen(UP[1], job=job, pods=(old,))
-    assert ready.creates == () and "waits for 1 pod" in message_of(ready)
+    assert ready.creates == () and "waits for the pods of an earlier one" in message_of(ready)
     lost = judge(job, pods=(old,), nodes=(DOWN,), listening_since=at(0), settings=WATCHING)
     assert len(lost.creates) == 2
 

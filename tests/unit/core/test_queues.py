@@ -316,6 +316,25 @@ def test_a_pod_on_a_dead_node_leaves_its_place_by_a_new_group() -> None:
     assert [item["metadata"]["name"] for item in gone.creates] == ["triage-0-4", "triage-1-5"]
 
 
+KEPT = (ended(0, 1), leaving(gated(1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "overdue"), [(30, False), (89, False), (91, True), (3600, True)], ids=lambda value: str(value)
+)
+def test_pods_that_the_queue_keeps_for_too_long_are_named(seconds: int, overdue: bool) -> None:
+    """They have ended, and only Kueue's finalizer holds them: where it does not run, that is for ever."""
+    job = a_run(3, 4, attempt=2).with_unmade_pods()
+    now = NOW + timedelta(seconds=seconds)
+    decision = decide(job, pods=KEPT, now=now)
+    assert not decision.creates
+    text = message_of(decision, "Ready")
+    assert (conditions_of(decision)["Stalled"] == ("True", "QueueUnavailable")) is overdue
+    assert text.startswith("Kueue does not let go of triage-0-1, triage-1-2, which have ended") is overdue
+    if not overdue:
+        assert decision.requeue_after_seconds == pytest.approx(90 - seconds)
+
+
 GONE = None
 FATES = {
     "runs": lambda index: member(index, index + 1),

@@ -61,11 +61,31 @@ def test_changes_are_told_once() -> None:
     cache.changed = lambda item: told.append(item["metadata"]["resourceVersion"])
     cache.upsert(body(1))
     cache.upsert(body(1))
-    cache.upsert(body(2))
+    cache.upsert(body(2) | {"spec": {"a": 1}})
     cache.drop(body(3))
     cache.drop(body(3))
     cache.replace([], version=9)
     assert told == ["1", "2", "2"]
+    cache.upsert(body(10))
+    cache.upsert(body(11))
+    assert told[3:] == ["10", "11"], "elsewhere each version is told"
+
+
+def test_a_version_that_differs_in_nothing_that_is_kept_is_no_change() -> None:
+    cache, told = Cache(packs=lambda item: "packed" in item, only_content=True), []
+    cache.changed = lambda item: told.append(item["metadata"]["resourceVersion"])
+    assert cache.upsert(body(1) | {"spec": {"a": [1]}})
+    assert cache.upsert(body(2) | {"spec": {"a": [1]}})
+    assert told == ["1"]
+    assert cache.get("team", "a") == body(2) | {"spec": {"a": [1]}}, "deletes name the newest version"
+    assert cache.newest == 2 and not cache.upsert(body(1))
+    for other in ({"spec": {"a": [2]}}, {"spec": {"a": [2]}, "status": {}}, {"packed": 1}, {"packed": 1}):
+        assert cache.upsert(body(cache.newest + 1) | other)
+    assert told == ["1", "3", "4", "5"]
+    labelled = body(7) | {"packed": 1}
+    labelled["metadata"]["labels"] = {"a": "b"}
+    assert cache.upsert(labelled)
+    assert told[-1] == "7"
 
 
 def test_the_index_follows() -> None:
@@ -76,6 +96,9 @@ def test_the_index_follows() -> None:
     cache.upsert(body(2, name="a", uid="y"))
     cache.drop(body(3, name="b", uid="x"))
     assert (cache.find("x"), len(cache.find("y"))) == ([], 1)
+
+
+REQUESTS = {"cpu": "4", "memory": "8Gi", "nvidia.com/gpu": "2"}
 
 
 def full_pod() -> dict[str, Any]:
@@ -91,7 +114,14 @@ def full_pod() -> dict[str, Any]:
         },
         "spec": {
             "nodeName": "n",
-            "containers": [{"name": "agent", "image": "i:1", "env": [{"name": "A", "value": "secret"}]}],
+            "containers": [
+                {
+                    "name": "agent",
+                    "image": "i:1",
+                    "env": [{"name": "A", "value": "secret"}],
+                    "resources": {"requests": REQUESTS, "limits": {"memory": "9Gi"}},
+                }
+            ],
         },
         "status": {
             "phase": "Running",
@@ -104,7 +134,10 @@ def full_pod() -> dict[str, Any]:
 
 def test_a_slim_pod_holds_what_views_read_and_no_environment() -> None:
     slim = slim_pod(full_pod())
-    assert slim["spec"] == {"nodeName": "n", "containers": [{"image": "i:1"}]}
+    assert slim["spec"] == {
+        "nodeName": "n",
+        "containers": [{"image": "i:1", "resources": {"requests": REQUESTS}}],
+    }
     assert slim["status"]["conditions"] == [{"type": "PodScheduled", "status": "True"}]
     assert slim["status"]["containerStatuses"] == [
         {"name": "agent", "state": {"running": {"startedAt": "t"}}}
@@ -144,7 +177,10 @@ def test_a_pod_view_of_a_slim_pod_is_that_of_the_whole() -> None:
         pod = full_pod()
         pod["status"] |= {"conditions": condition, "containerStatuses": [{"name": "agent", "state": state}]}
         pod["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:00Z"
-        assert PodView.from_wire(slim_pod(pod)) == PodView.from_wire(pod)
+        view = PodView.from_wire(slim_pod(pod))
+        assert view == PodView.from_wire(pod)
+        # What a run costs is reckoned from these.
+        assert dict(view.requests) == REQUESTS
 
 
 @pytest.mark.parametrize(

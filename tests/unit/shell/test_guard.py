@@ -45,7 +45,8 @@ class Rig:
             memory=lambda uid: self.memories.setdefault(uid, Memory()),
             forget=self.forgotten.append,
             must_look_again=lambda _: self.look_again,
-            abandoned=lambda _: [],
+            abandoned=lambda *_: [],
+            has_formers=lambda *_: False,
         )
         self.reconciler = Reconciler(
             queue=self.queue,

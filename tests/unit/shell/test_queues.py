@@ -138,6 +138,32 @@ async def test_pods_of_a_job_that_is_gone_leave_their_queue(
     await life.close()
 
 
+async def test_pods_of_a_job_whose_name_was_taken_again_leave_their_queue(api: FakeApi, hand: Hand) -> None:
+    """Deleted and applied anew at once: the garbage collector comes to the pods when the name is another job's."""
+    life = await queued(api, hand)
+    former = api.get("finetunejobs", "ft")
+    assert former is not None
+    uid = former["metadata"]["uid"]
+    del api.objects["finetunejobs", "team", "ft"]
+    world(api, scheduling=QUEUE)
+    life.load()
+    await life.reconciler.attempt(KEY)
+    assert workloads(api) == [], "its pods are still to be deleted"
+    mark_all(api)
+    life.load()
+    await life.reconciler.attempt(KEY)
+    assert workloads(api) == [group(api, uid)]
+    for key in [key for key in api.objects if key[0] not in ("finetunejobs", "persistentvolumeclaims")]:
+        del api.objects[key]
+    for _ in range(4):
+        hand.at += 60
+        life.load()
+        await life.settle()
+    assert workloads(api) == [group(api, uid)]
+    assert len(pods(api)) == 2, "the names are free for the new one"
+    await life.close()
+
+
 @pytest.mark.parametrize("spoilt", ["no queue", "not leaving", "another job", "not set up"])
 async def test_nothing_is_let_go_for_a_job_that_is_gone_without_need(
     api: FakeApi, hand: Hand, spoilt: str, monkeypatch: pytest.MonkeyPatch

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 
 from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
 from unit.shell.life import KEY, Life, world
 from unit.shell.test_client import Crash, KillAt
 from windlass.api.meta import Reason
+from windlass.core.decision import Decision
 from windlass.shell.act import classify
 from windlass.shell.errors import Forbidden, Invalid
 from windlass.shell.observe import contains
+from windlass.shell.reconciler import Reconciler
 
 CONTAINER = {"name": "agent"}
 
@@ -116,6 +120,62 @@ async def test_pods_are_not_made_on_a_stale_view(api: FakeApi, life: Life) -> No
 
 
 @pytest.mark.fault("F17")
+async def test_a_pod_is_told_to_go_once(api: FakeApi, life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next round may come before the watch does: what a delete answers is what is known of the pod."""
+    world(api)
+    await step(life)
+    for name in pods(api):
+        run(api, name)
+    await step(life)
+
+    def gracefully(key: tuple[str, str, str], present: dict[str, Any], body: dict[str, Any]) -> web.Response:
+        present["metadata"]["deletionTimestamp"] = "2026-11-23T12:00:40Z"
+        return web.json_response(api.put(key[0], present))
+
+    monkeypatch.setattr(api, "delete", gracefully)
+    job = api.get("finetunejobs", "ft")
+    assert job is not None
+    job["spec"]["suspend"] = True
+    api.put("finetunejobs", job)
+    life.load()
+    life.hand.at += 3600
+    for _ in range(4):
+        await life.reconciler.attempt(KEY)
+    deleted = [path for method, path in api.requests if method == "DELETE" and "/pods/" in path]
+    assert len(deleted) == len(set(deleted)) == 2
+
+
+async def test_no_timer_keeps_a_worker_busy_for_good(life: Life, api: FakeApi) -> None:
+    """Neither does a queue that always has a key: others of the loop have their turn after each round."""
+    world(api)
+    life.load()
+    turns = 0
+    rounds: list[int] = []
+
+    def again(*_: Any) -> Decision:
+        rounds.append(turns)
+        life.queue.add(KEY)
+        return Decision(requeue_after_seconds=0.0)
+
+    restless = Reconciler(
+        queue=life.queue,
+        observer=life.observer,
+        actor=life.reconciler._actor,
+        metrics=life.metrics,
+        decide=again,
+        clock=life.hand.clock(),
+    )
+    life.queue.add(KEY)
+    worker = asyncio.create_task(restless.work())
+    for _ in range(50):
+        await asyncio.sleep(0)
+        turns += 1
+    life.queue.close()
+    await worker
+    assert len(set(rounds)) > 10
+    assert (life.queue.seconds_until_next() or 0.0) >= 0.1
+
+
 async def test_a_pod_that_changed_since_it_was_seen_is_not_deleted(api: FakeApi, life: Life) -> None:
     world(api)
     await step(life)

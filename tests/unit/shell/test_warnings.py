@@ -9,6 +9,8 @@ import pytest
 
 from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
+from windlass.shell.client import Listing
+from windlass.shell.errors import Unreachable
 from windlass.shell.warnings import FIELDS, REMEMBERED_SECONDS, WARNING_SECONDS, Warnings, happened_at, slim
 
 
@@ -47,6 +49,28 @@ async def test_a_list_answers_for_a_while(api: FakeApi, hand: Hand, seconds: flo
     hand.at += seconds
     assert await made.about("team", "u") == ("late" if asked == 2 else None)
     assert lists(api) == asked
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_those_that_waited_for_a_slow_list_do_not_ask_again(
+    api: FakeApi, hand: Hand, answers: bool
+) -> None:
+    """A loaded server may take longer than an answer is good for: all workers would wait for it in turn."""
+    client, asked = api.client(), 0
+
+    async def slow(*_: Any, **__: Any) -> Listing:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        hand.at += 3 * WARNING_SECONDS
+        if not answers:
+            raise Unreachable("no answer")
+        return Listing([], "1")
+
+    client.list = slow  # type: ignore[method-assign]
+    made = Warnings(client, hand.clock())
+    assert await asyncio.gather(*(made.about("team", f"u{number}") for number in range(8))) == [None] * 8
+    assert asked == 1
 
 
 async def test_namespaces_are_asked_for_one_by_one_and_forgotten(api: FakeApi, hand: Hand) -> None:

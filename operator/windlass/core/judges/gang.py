@@ -192,14 +192,18 @@ def old_pods_are_in_the_way(facts: Facts) -> Outcome | None:
     blocking = [pod for pod in former if facts.blocks(pod) or queues.is_kept(pod)]
     if not blocking:
         return None
-    aspects = conditions.working(Reason.RECOVERING, messages.old_attempt(attempt, len(blocking)))
-    return Outcome(
-        facts.state(aspects),
-        deletes=facts.deletes(facts.former),
-        requeue_after_seconds=until_out_of_reach(
-            facts, [pod.deletion_timestamp for pod in blocking if not queues.is_kept(pod)]
-        ),
-    )
+    ends = [pod.deletion_timestamp for pod in blocking if not queues.is_kept(pod)]
+    wait = until_out_of_reach(facts, ends) if ends else queues.until_overdue(facts, blocking)
+    ready = find(facts.job.status.conditions, ConditionType.READY)
+    aspects: tuple[conditions.Aspect, ...] = ()
+    if not ends and wait is None:
+        aspects = conditions.stalled(
+            Reason.QUEUE_UNAVAILABLE, messages.queue_keeps([pod.name for pod in blocking])
+        )
+    elif ready is None or ready.reason != Reason.RECOVERING:
+        # Else it is told already that every pod is replaced: no write stands before the deletes.
+        aspects = conditions.working(Reason.RECOVERING, messages.old_attempt(attempt))
+    return Outcome(facts.state(aspects), deletes=facts.deletes(facts.former), requeue_after_seconds=wait)
 
 
 def until_out_of_reach(facts: Facts, ends: list[datetime | None]) -> float | None:

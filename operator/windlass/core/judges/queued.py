@@ -21,7 +21,7 @@ from windlass.core.judges.loss import charge_for, charges_after, seed
 from windlass.core.judges.world import waiting_trouble
 from windlass.core.observed import PodView
 from windlass.core.status import conditions, messages
-from windlass.core.status.conditions import find
+from windlass.core.status.conditions import find, is_true
 
 # What `delay` is to think of as the number of the failure: from the second on there is a pause.
 SECOND = 2
@@ -88,7 +88,7 @@ def give_up_at(facts: Facts) -> datetime | None:
     """When a gang that is not whole gives back what it holds; None when it is whole, queued, or may wait."""
     limit = facts.spec.scheduling.gang_start_seconds
     late = laggards(facts)
-    if limit is None or not late or queues.is_waiting(facts):
+    if limit is None or not late or queues.is_waiting(facts) or has_started(facts):
         return None
     since = min(pod.created_at for pod in late if pod.created_at is not None)
     told = find(facts.job.status.conditions, ConditionType.QUEUED)
@@ -96,6 +96,23 @@ def give_up_at(facts: Facts) -> datetime | None:
         # Still true in what is stored: the gang has just been let through.
         since = max(since, facts.now if told.status == "True" else told.last_transition_time)
     return since + timedelta(seconds=limit)
+
+
+def has_started(facts: Facts) -> bool:
+    """Whether the gang needs no more pods to train: its leader says that ranks run, or it may go on with fewer.
+
+    Said in several ways, since each may be missing: a new operator has heard no report yet, a leader between two lives
+    of its ranks counts none, and a cache of pods may be behind all of them.
+    """
+    if facts.report is not None and facts.report.nodes:
+        return True
+    if facts.elastic is None:
+        return False
+    running = sum(slot.pod is not None and slot.pod.is_running for slot in facts.slots)
+    leads = facts.leader is not None and facts.leader.is_running
+    return is_true(facts.job.status.conditions, ConditionType.SHRUNK) or (
+        leads and running >= facts.elastic.min_nodes
+    )
 
 
 def laggards(facts: Facts) -> list[PodView]:
@@ -112,10 +129,13 @@ def laggards(facts: Facts) -> list[PodView]:
 
 
 def until_given_up(facts: Facts) -> float | None:
-    """Seconds until a gang that is not whole gives back what it holds, None if it does not."""
+    """Seconds until a gang that is not whole gives back what it holds; None if it does not, or should have by now.
+
+    Then another judge had the word, and knows itself when to look again.
+    """
     resting = facts.job.spec is None or facts.job.spec.suspend or facts.status.finished_at is not None
     due = None if resting else give_up_at(facts)
-    return None if due is None else max((due - facts.now).total_seconds(), 0.0)
+    return None if due is None or due <= facts.now else (due - facts.now).total_seconds()
 
 
 def judgement(facts: Facts) -> Judgement:

@@ -287,9 +287,19 @@ def agents_starting(pods: int) -> str:
     return f"{pods} {plural(pods, 'pod')} running, agents are loading their libraries"
 
 
-def old_attempt(attempt: int, left: int) -> str:
-    """Recovering, while pods of an earlier attempt end."""
-    return f"attempt {attempt} waits for {left} {plural(left, 'pod')} of an earlier one to end"
+def old_attempt(attempt: int) -> str:
+    """Recovering, while pods of an earlier attempt end. How many are left would be a write for each."""
+    return f"attempt {attempt} waits for the pods of an earlier one to end"
+
+
+def queue_keeps(pods: Sequence[str]) -> str:
+    """QueueUnavailable, since pods that have ended are not let go."""
+    shown = ", ".join(pods[:NAMES_SHOWN])
+    return hinted(
+        f"Kueue does not let go of {shown}, which {'has' if len(pods) == 1 else 'have'} ended, and whose "
+        f"{plural(len(pods), 'place')} the next attempt needs",
+        "see that Kueue runs; where it was removed, take its finalizer kueue.x-k8s.io/managed from these pods",
+    )
 
 
 def at_work(reason: Reason, progress: Progress, incarnation: int) -> str:

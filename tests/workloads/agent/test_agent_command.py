@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from pathlib import Path
 
@@ -163,16 +164,25 @@ def test_a_rank_that_ignores_sigterm_is_killed_when_its_time_is_up(make_run: Mak
     assert state_of(rank) in ("gone", "Z")
 
 
-def test_what_a_command_starts_does_not_outlive_it(make_run: MakeRun, tmp_path: Path) -> None:
-    script = 'sleep 600 & echo $! > "$HOME_OF_TEST/child-$RANK"; wait'
-    run = commanded(make_run, tmp_path, script, ranks=1, budgets={"crash": 0})
+TELLS = 'echo $$ > "$HOME_OF_TEST/last"; exec sleep 600'
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_what_a_command_starts_does_not_outlive_it(make_run: MakeRun, tmp_path: Path, depth: int) -> None:
+    """A child becomes the agent's own only once what started it is gone: each life of the command ends whole."""
+    script = TELLS
+    for _ in range(depth):
+        script = f"sh -c {shlex.quote(script)} & wait"
+    again = f'test "$TORCHELASTIC_RESTART_COUNT" = 1 || {{ {script}; }}'
+    run = commanded(make_run, tmp_path, again, ranks=1)
     agent = run.start()
     (rank,) = ranks_of(agent, 1)
-    child = tmp_path / "child-0"
-    wait_for("the command's own child", lambda: child.exists() and child.read_text().strip(), PATIENCE)
+    last = tmp_path / "last"
+    wait_for("the last of them", lambda: last.exists() and last.read_text().strip(), PATIENCE)
     os.kill(rank, signal.SIGKILL)
-    assert agent.wait(PATIENCE) != 0
-    assert state_of(int(child.read_text())) in ("gone", "Z")
+    wait_for("the next life", lambda: len(lives(tmp_path)) == 2, PATIENCE)
+    assert state_of(int(last.read_text())) in ("gone", "Z")
+    assert agent.wait(PATIENCE) == 0, agent.log
 
 
 def test_a_dead_agent_takes_its_ranks_with_it(make_run: MakeRun, tmp_path: Path) -> None:

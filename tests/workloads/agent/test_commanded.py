@@ -117,12 +117,82 @@ def test_a_recovery_of_a_silent_command_ends_with_the_start_of_its_ranks() -> No
     assert row.seconds.total < 1.0
 
 
+def test_a_script_that_speaks_late_was_not_training_before() -> None:
+    """Imports and a large model may take longer than a minute: the first step is told of by the script."""
+    world = start()
+    world.tick(SILENCE)
+    assert world.gang.is_silent
+    world.say(world.uid(0), 0, type="Phase", phase=Phase.LOAD)
+    assert not world.gang.is_silent
+    assert world.states[-2:] == ["Training", "Loading"]
+    world.tick(30.0)
+    speak(world)
+    mark = world.commands(ev.Mark)[-1]
+    assert str(mark.state) == "Training" and mark.at is not None and mark.at > 1000.0 + SILENCE + 29
+
+
+def test_what_fails_in_it_before_the_first_step_is_a_setting() -> None:
+    world = start(ranks=1)
+    world.tick(SILENCE)
+    world.say(world.uid(0), 0, type="Phase", phase=Phase.LOAD)
+    fail(world, tail=("ModuleNotFoundError: No module named 'einops'",))
+    assert world.records[1].cause is not None
+    assert world.records[1].cause.failure_class is FailureClass.CONFIGURATION
+
+
+def test_who_has_spoken_before_is_waited_for_after_a_restart() -> None:
+    world = speak(start())
+    fail(world, signal=9, code=137)
+    for rank in world.running[world.uid(0)]:
+        assert world.running[world.uid(0)][rank] == 2
+    world.tick(90.0)
+    assert not world.gang.is_silent and world.gang.recoveries == ()
+    speak(world)
+    (row,) = world.gang.recoveries
+    assert row.seconds.total >= 90.0
+    assert not world.gang.is_silent
+
+
 def test_a_silent_command_is_never_taken_for_stalled() -> None:
     world = start(stall={"action": "Restart", "limitSeconds": 60, "phaseLimitSeconds": 60})
     for _ in range(400):
         world.tick(1.0)
     assert world.gang.mode is Mode.RUNNING and len(world.records) == 1
     assert world.gang.stall_notice is None
+
+
+@pytest.mark.parametrize("says", ["nothing", "steps only", "that it saves"])
+def test_a_pod_comes_back_only_where_work_is_saved(says: str) -> None:
+    """Taking it back ends all ranks: hours of a script without checkpoints would be lost by choice."""
+    world = start(nodes=2, ranks=1, every=5, elastic={"minNodes": 1, "waitSeconds": 0})
+    world.lose(1)
+    world.tick(1.0)
+    assert world.gang.incarnation == 2 and world.gang.mode is Mode.RUNNING
+    if says != "nothing":
+        speak(world)
+        for _ in range(11):
+            world.step(world.uid(0), 0)
+    if says == "that it saves":
+        world.checkpoint(world.uid(0), 0)
+    world.tick(SILENCE)
+    world.join(1)
+    for _ in range(3):
+        world.tick(1.0)
+    assert (world.uid(0) in world.saving) is (says == "that it saves")
+    assert (world.gang.unsaved_notice is None) is (says == "that it saves")
+
+
+def test_a_validation_of_a_script_is_no_stall() -> None:
+    world = speak(start(ranks=1, stall={"action": "Restart", "limitSeconds": 60}))
+    world.step(world.uid(0), 0)
+    world.say(world.uid(0), 0, type="Phase", phase=Phase.VALIDATE)
+    for _ in range(2000):
+        world.tick(1.0)
+    assert len(world.records) == 1 and world.gang.stall_notice is None
+    world.say(world.uid(0), 0, type="Phase", phase=Phase.TRAIN)
+    for _ in range(80):
+        world.tick(1.0)
+    assert len(world.records) == 2, "what is no phase of its own is judged as a step"
 
 
 def test_a_command_that_speaks_and_stands_still_is() -> None:

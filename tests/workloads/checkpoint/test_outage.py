@@ -11,8 +11,8 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
 from windlass.api.contract import Manifest
-from windlass_workloads.checkpoint import reader
-from windlass_workloads.checkpoint.errors import CheckpointUnusable, StoreUnusable
+from windlass_workloads.checkpoint import randomness, reader
+from windlass_workloads.checkpoint.errors import CheckpointUnusable, StoreUnusable, TooLittleMemory
 from windlass_workloads.checkpoint.state import ReplicatedState
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.writer import CheckpointWriter
@@ -80,6 +80,52 @@ def test_what_torch_cannot_fit_is_the_checkpoints_fault(
     with pytest.raises(CheckpointUnusable) as caught:
         load(saved)
     assert list(caught.value.evidence) == ["ValueError: size 3 is not 2"]
+
+
+SHORT = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    CheckpointException("read", {0: (ValueError("stopped"), None), 1: (MemoryError("no more"), None)}),
+]
+
+
+@pytest.mark.fault("F39")
+@pytest.mark.parametrize("error", SHORT, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["load", "state"])
+def test_too_little_memory_is_not_held_against_the_checkpoint(
+    saved: RunStore, monkeypatch: pytest.MonkeyPatch, error: BaseException, where: str
+) -> None:
+    """Fewer ranks hold more each. A checkpoint that was given up for it would be missed once all nodes are back."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    if where == "load":
+        monkeypatch.setattr(reader.dcp, "load", fail)
+    else:
+        monkeypatch.setattr(ReplicatedState, "by_name", fail)
+        monkeypatch.setattr(reader.flat, "is_flat", lambda _: False)
+    with pytest.raises(TooLittleMemory, match=f"loading checkpoint {NAME}: ") as caught:
+        load(saved)
+    failure, code = failure_of(caught.value)
+    assert (failure.reason, failure.failure_class, code) == ("OutOfMemory", "OutOfMemory", 12)
+    assert "resources.perNode.memory" in (failure.hint or "")
+    monkeypatch.undo()
+    assert load(saved).step == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_accelerator_is_started_for_the_generator_that_it_is_to_have(
+    monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """A script may load before it first computes there."""
+    started: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: started.append(True))
+    randomness.wake({"torch", "cuda"} if known else {"torch"})
+    assert started == [True] * known
 
 
 def test_a_refusal_comes_before_anything_is_loaded(saved: RunStore) -> None:

@@ -15,7 +15,7 @@ from windlass_workloads.checkpoint import incarnations, randomness, universal
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable
 from windlass_workloads.checkpoint.retention import purge, retain
-from windlass_workloads.checkpoint.store import MANIFEST, TRASH, RunStore
+from windlass_workloads.checkpoint.store import MANIFEST, TEMPORARY, TRASH, RunStore
 from windlass_workloads.checkpoint.trash import discard, restore
 from workloads.checkpoint.damage import KINDS, damage
 from workloads.checkpoint.faulty import Disk, Killed
@@ -255,6 +255,34 @@ def test_who_is_overtaken_while_converting_leaves_the_others_copy_alone(two: Run
     with pytest.raises(Fenced):
         universal.make(two, told(two), Overtaken())
     assert is_whole(two)
+
+
+def test_who_is_overtaken_while_hashing_leaves_the_others_copy_alone(
+    two: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slow one has seen no copy, and would clear away the one that the other's ranks are loading."""
+    verify, others = manifests.verify, Convert()
+
+    def slow(*arguments: Any, **named: Any) -> list[str]:
+        monkeypatch.setattr(manifests, "verify", verify)
+        problems = verify(*arguments, **named)
+        assert incarnations.claim(two, incarnation(3, resume=NAME))
+        assert universal.make(two, told(two, 3), others) is True
+        return problems
+
+    monkeypatch.setattr(manifests, "verify", slow)
+    mine = Convert()
+    with pytest.raises(Fenced):
+        universal.make(two, told(two), mine)
+    assert (mine.calls, others.calls) == (0, 1)
+    assert is_whole(two) and leftovers(two) == ["universal"]
+
+
+def test_what_a_newer_incarnation_is_writing_is_no_leftover(two: RunStore) -> None:
+    for number in (1, 2, 3):
+        two.make(f"{NAME}/{TEMPORARY}universal.i{number}")
+    universal._clear(two, NAME, 2)
+    assert leftovers(two) == [f"{TEMPORARY}universal.i3"]
 
 
 def test_a_copy_that_appears_meanwhile_is_taken(two: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

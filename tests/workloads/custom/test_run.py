@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 
 import windlass_workloads.custom as windlass
 from windlass.api.contract import RankContext, RankEvent
-from windlass.api.meta import FailureClass, Reason
+from windlass.api.meta import FailureClass, Phase, Reason
 from windlass_workloads.agent.channel import RankChannel
 from windlass_workloads.agent.dumps import catches
 from windlass_workloads.agent.executing import CONTEXT_VARIABLE, EVENTS_VARIABLE
@@ -45,6 +46,10 @@ class Words(Events):
     @property
     def kinds(self) -> list[str]:
         return [event.type for event in self.sent]
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [event.phase for event in self.of("Phase") if event.phase is not None]
 
 
 @pytest.fixture
@@ -119,6 +124,44 @@ def test_a_validation_loss_is_told_and_kept(context: Callable[..., RankContext],
     assert words.of("Validation")[0].loss == 0.75
     store = RunStore(str(tmp_path / "store"))
     assert manifests.read(store, "step-00000001.i1").validation_loss == 0.75
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_validation_is_a_phase_of_its_own(context: Callable[..., RankContext], raises: bool) -> None:
+    run, words = loaded(context())
+    run.report(1, loss=1.0)
+    with suppress(ValueError), run.validating():
+        assert words.phases[-1] is Phase.VALIDATE
+        if raises:
+            raise ValueError("no such split")
+    assert words.phases[-1] is Phase.TRAIN
+    run.report(2, loss=1.0)
+    assert words.of("Step")[-1].seconds < 1.0  # type: ignore[operator]
+
+
+def test_after_the_last_step_the_script_is_at_its_export(context: Callable[..., RankContext]) -> None:
+    run, words = loaded(context(), total_steps=2)
+    run.report(1, loss=1.0)
+    run.save(1, STATE)
+    assert words.phases[-1] is Phase.TRAIN
+    run.report(2, loss=1.0)
+    run.save(2, STATE)
+    assert words.phases[-1] is Phase.EXPORT
+    with run.validating():
+        pass
+    assert words.phases[-2:] == [Phase.VALIDATE, Phase.EXPORT]
+
+
+def test_what_is_saved_is_not_held_until_the_next_save(context: Callable[..., RankContext]) -> None:
+    """A state gathered from all ranks is as large as the model and its optimizer."""
+    run, words = loaded(context(in_background=True))
+    run.save(1, STATE)
+    assert run._tree.saved == {}
+    with pytest.raises(TypeError):
+        run.save(2, {"w": object()})
+    assert run._tree.saved == {}
+    run.close()
+    assert [event.step for event in words.of("Checkpoint")] == [1]
 
 
 def test_after_an_error_nobody_says_that_the_script_is_done(context: Callable[..., RankContext]) -> None:

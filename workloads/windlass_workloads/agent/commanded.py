@@ -17,6 +17,8 @@ from windlass_workloads.agent.life import Life
 
 ALONE_SECONDS: Final = 3600.0
 """How long a rank of a command may go on after others have ended: rank 0 may write a large model by itself."""
+SPEAKER_SECONDS: Final = 3600.0
+"""How long a command that has spoken in an earlier life may take to its first word: imports, and a large model."""
 
 
 class Commanded(Guarded):
@@ -27,6 +29,7 @@ class Commanded(Guarded):
         self.runs_command = config.spec.custom is not None
         self.is_silent = False
         """Whether the command has told nothing for so long that it will not."""
+        self._has_spoken = False
 
     @property
     def unsaved_notice(self) -> str | None:
@@ -49,14 +52,28 @@ class Commanded(Guarded):
         if self.runs_command and self.mode is Mode.RUNNING and life.clean and life.done_step is None:
             life.done_step = life.step
 
+    def _heed_first_word(self, life: Life) -> None:
+        """A command speaks. Where it was taken for silent, its first step is still to come."""
+        if not self.runs_command or life.spoken:
+            return
+        self._has_spoken = True
+        if self.is_silent and life.times.forward:
+            life.times.forward.clear()
+            self._mark(State.LOADING)
+        self.is_silent = False
+
+    @property
+    def _silence_seconds(self) -> float:
+        speaks = self._has_spoken or self.ledger_step > 0
+        return SPEAKER_SECONDS if speaks else self.limits.silent_command_seconds
+
     def _listen_to_command(self) -> None:
         """Time has passed. A command that tells nothing counts as training since its start."""
         life = self.life
         if not self.runs_command or life is None or self.mode is not Mode.RUNNING:
             return
-        if life.spoken:
-            self.is_silent = False
-        elif not life.times.forward and self._now - life.started_at >= self.limits.silent_command_seconds:
+        silent = not life.spoken and not life.times.forward
+        if silent and self._now - life.started_at >= self._silence_seconds:
             self.is_silent = True
             for rank in range(life.world):
                 life.times.began(rank, life.started_at)

@@ -201,6 +201,7 @@ class Gang(Commanded):
         life = self.life
         if life is None or message.incarnation != life.incarnation:
             return
+        self._heed_first_word(life)
         life.hear(message.event)
         event = message.event
         if life.task == "prepare":
@@ -319,6 +320,8 @@ class Gang(Commanded):
         if self.mode is Mode.GATHERING:
             self._advance()
         elif self.mode is Mode.RUNNING and life is not None and self.clock is None and life.times.forward:
+            if self.unsaved_notice is not None:
+                return  # all that is done would be lost, and by choice
             self._returning = self.elastic.returning(self.roster, life.crew, self._now)
             if self._returning and self._deadline is None:
                 self._save(self._now)

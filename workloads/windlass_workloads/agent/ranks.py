@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 0.3
 TAIL_LINES: Final = 60
+CLEAR_SECONDS: Final = 0.005
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class RankHost:
         self._ranks: dict[int, Rank] = {}
         self._starting: asyncio.Task[None] | None = None
         self._building: asyncio.Task[None] | None = None
+        self._clearing: asyncio.Task[None] | None = None
         self._dumps: set[asyncio.Task[None]] = set()
         self._abandoned = asyncio.Event()
         self._saving = False
@@ -233,19 +235,34 @@ class RankHost:
         self._idle_if_empty()
 
     def _idle_if_empty(self) -> None:
-        if self._ranks or self._starting is not None or not self.incarnation:
+        if self._ranks or self._starting is not None or self._clearing is not None or not self.incarnation:
             return
-        self._kill_strays()
+        if self._kill_strays():
+            self._clearing = asyncio.get_running_loop().create_task(self._clear())
+        else:
+            self._tell_idle()
+
+    async def _clear(self) -> None:
+        """What a stray has started becomes the agent's own only when the stray is gone; then it is killed as well."""
+        left = True
+        while left:
+            await asyncio.sleep(CLEAR_SECONDS)
+            left = self._kill_strays()
+        self._clearing = None
+        self._tell_idle()
+
+    def _tell_idle(self) -> None:
         incarnation, self.incarnation = self.incarnation, 0
         self._tell(Idle(incarnation=incarnation))
 
-    def _kill_strays(self) -> None:
-        """Ends what dead ranks left behind: their own children, or a rank forked into nowhere."""
+    def _kill_strays(self) -> bool:
+        """Ends what dead ranks left behind: their own children, or a rank forked into nowhere. False: nothing is."""
         known = {rank.process for rank in self._ranks.values()}
-        for process in self._reaper.strays():
-            if process not in known:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+        strays = [process for process in self._reaper.strays() if process not in known]
+        for process in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        return bool(strays)
 
     def _signal(self, rank: Rank, number: signal.Signals) -> None:
         if rank.descriptor >= 0:

@@ -77,12 +77,15 @@ class Reaper:
             future.set_result(ending)
 
     def strays(self) -> list[int]:
-        """Children that nobody claimed: orphans of ranks that have died."""
-        return [process for process in children_of(os.getpid()) if process not in self._waiting]
+        """Children that nobody claimed and that are not gone entirely: orphans of ranks that have died."""
+        self.reap()
+        # One whose first thread has ended still has its children, until its other threads have too.
+        children = children_of(os.getpid(), ended=True)
+        return [process for process in children if process not in self._waiting]
 
 
-def children_of(parent: int) -> list[int]:
-    """Living children of a process, by scanning /proc."""
+def children_of(parent: int, *, ended: bool = False) -> list[int]:
+    """Living children of a process, by scanning /proc; with `ended` also those that nobody has waited for."""
     found: list[int] = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -91,6 +94,6 @@ def children_of(parent: int) -> list[int]:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if fields[1] == str(parent) and fields[0] != "Z":
+        if fields[1] == str(parent) and (ended or fields[0] != "Z"):
             found.append(int(entry.name))
     return found

@@ -48,6 +48,14 @@ class CheckpointUnusable(CheckpointError):
         self.evidence = tuple(evidence[:8])
 
 
+class TooLittleMemory(MemoryError):
+    """There is too little memory to load or convert a checkpoint, which is not to blame. `hint` is the next step."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error, or what it was raised from, says that the volume has no space left."""
     seen: BaseException | None = error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,12 @@ def capture() -> dict[str, Any]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def wake(names: Collection[str]) -> None:
+    """Starts the accelerator where a checkpoint has its generator: a script may load before it first computes."""
+    if "cuda" in names and torch.cuda.is_available():
+        torch.cuda.init()
 
 
 def restore(state: dict[str, Any]) -> None:

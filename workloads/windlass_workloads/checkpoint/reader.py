@@ -6,7 +6,8 @@ Called by the training loop on every rank (collective):
 
 All ranks raise the same CheckpointUnusable, with evidence, when it cannot be loaded; the leading agent
 poisons the name after the second time and chooses the next. A volume that does not answer is StoreUnusable
-instead: it says nothing about the checkpoint. Must never load unverified bytes.
+instead, and too little memory is TooLittleMemory: both say nothing about the checkpoint. Must never load unverified
+bytes.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from windlass.api.contract import FileEntry, Manifest, RankContext
+from windlass.core.failure.evidence import OUT_OF_MEMORY
 from windlass_workloads.checkpoint import flat, randomness, universal
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.errors import FALL_BACK, STORE_FIELD, CheckpointUnusable, StoreUnusable
+from windlass_workloads.checkpoint.errors import (
+    FALL_BACK,
+    STORE_FIELD,
+    CheckpointUnusable,
+    StoreUnusable,
+    TooLittleMemory,
+)
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.store import RunStore
@@ -31,6 +39,13 @@ from windlass_workloads.checkpoint.store import RunStore
 __all__ = ["load"]
 
 Problems = tuple[str, ...]
+
+FAILURES = (CheckpointException, RuntimeError, LookupError, ValueError, AssertionError, OSError, MemoryError)
+"""What torch and DeepSpeed raise while they load."""
+MORE_MEMORY = (
+    "with fewer ranks each holds more of the model and its optimizer: raise resources.perNode.memory, take "
+    "accelerators with more memory, or raise recovery.elastic.minNodes."
+)
 
 
 def load(
@@ -61,11 +76,8 @@ def load(
             generators = randomness.read(directory / randomness.file_of(group.rank))
         else:
             generators = _load_dcp(directory, state, group)  # type: ignore[arg-type]
-    except (CheckpointException, RuntimeError, LookupError, ValueError, AssertionError) as error:
-        silent = next((each for each in _causes(error) if isinstance(each, OSError)), None)
-        raise _unloadable(name, error) if silent is None else _silent(name, "read", silent) from error
-    except OSError as error:
-        raise _silent(name, "read", error) from error
+    except FAILURES as error:
+        raise _told_apart(name, error) from error
     if generators is None:
         randomness.derive(manifest.seed, manifest.step, group.rank)
     else:
@@ -183,11 +195,13 @@ def _load_dcp(directory: Path, state: StateAdapter, group: SaveGroup) -> dict[st
     laid = flat.is_flat(stored)
     key = randomness.key_of(group.rank)
     target: dict[str, Any] = {"state": flat.buffers(stored) if laid else state.by_name()}
-    known = any(name.startswith(f"random.{key}.") for name in stored)
+    prefix = f"random.{key}."
+    known = {name.removeprefix(prefix) for name in stored if name.startswith(prefix)}
     if known:
         # Only what the checkpoint has too: a run may move from an accelerator to a CPU.
+        randomness.wake(known)
         mine = randomness.capture()
-        target["random"] = {key: {name: mine[name] for name in mine if f"random.{key}.{name}" in stored}}
+        target["random"] = {key: {name: mine[name] for name in mine if name in known}}
     process_group = group.process_group
     dcp.load(target, storage_reader=storage, process_group=process_group, no_dist=process_group is None)
     if laid:
@@ -210,6 +224,17 @@ def _causes(error: BaseException) -> list[BaseException]:
     return (
         [each for each, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
     )
+
+
+def _told_apart(name: str, error: BaseException) -> Exception:
+    """Whose fault it was: of the pod, which has too little memory, of the volume, or of the checkpoint."""
+    causes = _causes(error)
+    for each in causes:
+        text = f"{type(each).__name__}: {each}"
+        if isinstance(each, MemoryError) or OUT_OF_MEMORY.search(text):
+            return TooLittleMemory(f"loading checkpoint {name}: {text}", hint=MORE_MEMORY)
+    silent = next((each for each in causes if isinstance(each, OSError)), None)
+    return _unloadable(name, error) if silent is None else _silent(name, "read", silent)
 
 
 def _unloadable(name: str, error: BaseException) -> CheckpointUnusable:

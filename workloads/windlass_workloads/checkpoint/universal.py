@@ -8,6 +8,7 @@ Must never import deepspeed, and never hand it a byte that was not hashed: it un
 
 from __future__ import annotations
 
+import re
 import shutil
 import traceback
 from collections.abc import Callable
@@ -72,7 +73,11 @@ def make(store: RunStore, context: RankContext, convert: Convert) -> bool:
     if source is None:
         return False
     try:
-        _clear(store, name)
+        # Every byte was hashed since the first look: another may have taken over, and be loading what it made.
+        require_newest(store, context.incarnation, f"convert {name}")
+        if _is_sound(store, name, source):
+            return False
+        _clear(store, name, context.incarnation)
         return _write(store, name, source, context.incarnation, convert)
     except OSError as error:
         # A newer leader clears away what an older one was still writing.
@@ -113,12 +118,13 @@ def _is_sound(store: RunStore, name: str, source: Manifest) -> bool:
     return found is not None and not manifests.verify(store.path(copy_of(name)), found, deep=True)
 
 
-def _clear(store: RunStore, name: str) -> None:
-    """Takes away what killed conversions left, and a copy that is not sound."""
+def _clear(store: RunStore, name: str, incarnation: int) -> None:
+    """Takes away what killed conversions of earlier incarnations left, and a copy that is not sound."""
     if store.exists(copy_of(name)):
         store.move(copy_of(name), f"{name}/{TEMPORARY}unsound")
     for each in store.path(name).iterdir():
-        if each.name.startswith(TEMPORARY):
+        writer = re.search(r"\.i(\d+)$", each.name)
+        if each.name.startswith(TEMPORARY) and (writer is None or int(writer[1]) <= incarnation):
             store.remove(f"{name}/{each.name}")
 
 

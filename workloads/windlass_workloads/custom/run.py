@@ -207,12 +207,26 @@ class Run:
         self._report.phase(Phase.SAVE)
         with self._telling():
             self._tree.saved = pack(state)
-            self._require_same(shape_of(self._tree.saved))
-            seen = self._watch.seen
-            notes = SaveNotes(validation_loss, seen.losses, seen.suspects)
-            writer.save(step, blocking=self._stopping or step == self.total_steps, notes=notes)
-        self._report.phase(Phase.TRAIN)
-        self._since = time.perf_counter()
+            try:
+                self._require_same(shape_of(self._tree.saved))
+                seen = self._watch.seen
+                notes = SaveNotes(validation_loss, seen.losses, seen.suspects)
+                writer.save(step, blocking=self._stopping or step == self.total_steps, notes=notes)
+            finally:
+                # It is copied by now. A gathered state that stayed until the next save would fill the accelerator.
+                self._tree.saved = {}
+        self._go_on(step)
+
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """Around a validation, or whatever else is no step: its seconds count as validating, and it may take as long
+        as guards.stall.phaseLimitSeconds says, where a step would be taken for stalled."""
+        self._require_loaded()
+        self._report.phase(Phase.VALIDATE)
+        try:
+            yield
+        finally:
+            self._go_on(self._step)
 
     def close(self) -> None:
         """Waits for the last save and says how the script ends: complete, or stopped as it was asked to."""
@@ -239,12 +253,17 @@ class Run:
 
     # --- within ------------------------------------------------------------------------------------
 
+    def _go_on(self, step: int) -> None:
+        """To the next step; after the last one whatever the script still has to do is its export."""
+        self._report.phase(Phase.EXPORT if step == self.total_steps else Phase.TRAIN)
+        self._since = time.perf_counter()
+
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
         """Tells the agent of what is raised: to it, a traceback is only text."""
         try:
             yield
-        except (CheckpointError, GuardTripped, OSError) as error:
+        except (CheckpointError, GuardTripped, OSError, MemoryError) as error:
             failure, _ = failure_of(error)
             self._report.failure(failure, getattr(error, "step", None))
             raise

@@ -21,19 +21,22 @@ from windlass.api.contract import RankContext
 from windlass_workloads.agent.lifeline import die_with
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint import universal
-from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable
+from windlass_workloads.checkpoint.errors import (
+    CheckpointUnusable,
+    Fenced,
+    SaveError,
+    StoreUnusable,
+    TooLittleMemory,
+)
 from windlass_workloads.checkpoint.store import RunStore
 
 log = logging.getLogger(__name__)
 
 TASKS: Final = "/proc/self/task"
 """One entry for each thread of this process."""
-
-
-class TooLittleMemory(MemoryError):
-    """The conversion needs more memory than the pod has left; no checkpoint is to blame."""
-
-    hint = "raise resources.perNode.memory: a conversion needs one rank's share of the checkpoint beside the rank."
+CONVERSION_MEMORY = (
+    "raise resources.perNode.memory: a conversion needs one rank's share of the checkpoint beside the rank."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +131,16 @@ def raise_as(answer: Answer, context: RankContext) -> None:
     if answer.kind == "Volume":
         raise StoreUnusable(answer.message)
     if answer.kind == "Memory":
-        raise TooLittleMemory(f"converting {name} for another number of ranks: {answer.message}")
+        text = f"converting {name} for another number of ranks: {answer.message}"
+        raise TooLittleMemory(text, hint=CONVERSION_MEMORY)
 
 
 def _killed(context: RankContext, code: int) -> Exception:
     name = context.resume or ""
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     if code == -signal.SIGKILL:
-        return TooLittleMemory(f"converting {name} for another number of ranks was killed ({how})")
+        text = f"converting {name} for another number of ranks was killed ({how})"
+        return TooLittleMemory(text, hint=CONVERSION_MEMORY)
     return CheckpointUnusable(
         name,
         f"converting it for another number of ranks ended with {how}",

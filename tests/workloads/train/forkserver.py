@@ -6,6 +6,7 @@ Started once per test session. One JSON request per line on stdin, one JSON answ
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -124,6 +125,8 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     tasks.preload()
+    # As the warm parent does: a rank's garbage collector would copy all that was imported.
+    gc.freeze()
     print(json.dumps({"threads": len(os.listdir("/proc/self/task"))}), file=out, flush=True)
     for line in sys.stdin:
         request = json.loads(line)

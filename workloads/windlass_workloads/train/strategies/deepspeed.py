@@ -43,6 +43,24 @@ def without_mlflow() -> Iterator[None]:
             sys.modules.pop("mlflow", None)
 
 
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Leaves functions as they are that are to be compiled as their module is imported.
+
+    An engine looks at Muon, which nothing here uses: to mark three of its functions, torch would bring its whole
+    compiler along, two seconds for each rank at each of its starts.
+    """
+
+    def uncompiled(function: Any = None, **_: Any) -> Any:
+        return function if function is not None else uncompiled
+
+    real, torch.compile = torch.compile, uncompiled
+    try:
+        yield
+    finally:
+        torch.compile = real
+
+
 def load_library() -> Any:
     """Imports deepspeed for the device at hand, without its step that compiles C++ at start."""
     if not torch.cuda.is_available():
@@ -50,6 +68,9 @@ def load_library() -> Any:
     with without_mlflow():
         import deepspeed
         import deepspeed.comm.torch
+
+    with without_compiler():
+        import deepspeed.runtime.zero.muon.muon_optimizer
 
     # Shared-memory collectives are built with a compiler on first use; gloo does without them.
     module: Any = sys.modules["deepspeed.comm.torch"]

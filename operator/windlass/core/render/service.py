@@ -1,6 +1,7 @@
-"""The headless Service that gives each pod of a run a stable name.
+"""The headless Service that gives the leading pod of a run a stable name.
 
-Names must resolve before pods are ready, since the agents find their leader by it.
+The name must resolve before that pod is ready, since the agents find their leader by it. It selects no other pod:
+nobody looks for those by name, and each that comes up would be two writes of the cluster's for the endpoints of all.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from windlass.core.decision import Manifest
 from windlass.core.observed import Job
 from windlass.core.render.objects import wrap
 
+LEADER = 0
+
 
 def service(job: Job) -> Manifest:
     """The Service of a run."""
@@ -18,7 +21,7 @@ def service(job: Job) -> Manifest:
     spec = {
         "clusterIP": "None",
         "publishNotReadyAddresses": True,
-        "selector": {meta.LABEL_RUN_UID: job.uid},
+        "selector": {meta.LABEL_RUN_UID: job.uid, meta.LABEL_INDEX: str(LEADER)},
         "ports": [port],
     }
     return wrap(job, api_version="v1", kind="Service", name=names.service_name(job.name), body={"spec": spec})

@@ -14,6 +14,8 @@ from windlass.api.training import SecretReference
 
 KIND = "FineTuneJob"
 ANNOTATION_DIGEST = f"{meta.GROUP}/digest"
+LEADER = 0
+"""Index of the pod that leads."""
 
 
 def service_name(run: str) -> str:
@@ -43,7 +45,7 @@ def pod_name(run: str, index: int, ticket: int) -> str:
 
 def leader_host(run: str, namespace: str) -> str:
     """The DNS name at which agents find their leader."""
-    return f"{host_name(run, 0)}.{service_name(run)}.{namespace}.svc"
+    return f"{host_name(run, LEADER)}.{service_name(run)}.{namespace}.svc"
 
 
 def labels(run: str, uid: str) -> dict[str, str]:

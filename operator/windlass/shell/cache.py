@@ -90,7 +90,7 @@ class Cache:
     def upsert(self, body: Json) -> bool:
         """Take an object unless a newer version of its name, or of its removal, is known. Whether it was taken.
 
-        `changed` is called unless it is known; with `only_content` also unless it differs in more than its version.
+        `changed` is called for each new version; with `only_content` only where it differs in more than its version.
         """
         name, version = name_of(body), version_of(body)
         known = self._version(name)

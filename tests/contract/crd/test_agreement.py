@@ -15,7 +15,7 @@ from windlass.api.validation import validate
 
 pytestmark = pytest.mark.contract
 
-EXAMPLES = 1000
+EXAMPLES = 2000
 VERDICTS: Counter[bool] = Counter()
 
 

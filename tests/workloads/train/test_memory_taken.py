@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 TOLERANCE = "0.35"
-CASES = ("DDP full", "FSDP full", "DDP full, activation checkpointing")
+CASES = ("DDP full", "DDP LoRA", "FSDP full", "DDP full, activation checkpointing")
 
 
 def test_predicted_memory_is_near_what_ranks_took() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
+from windlass.core.failure.evidence import OUT_OF_MEMORY
+
 STORE_FIELD = "spec.checkpoint.store"
 FALL_BACK = "the run falls back to the next verified checkpoint by itself; check the volume for errors"
 
@@ -54,6 +56,11 @@ class TooLittleMemory(MemoryError):
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message)
         self.hint = hint
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is too little memory; torch has only words for that on a CPU."""
+    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"))
 
 
 def is_full(error: BaseException) -> bool:

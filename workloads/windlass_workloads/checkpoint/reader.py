@@ -22,7 +22,6 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from windlass.api.contract import FileEntry, Manifest, RankContext
-from windlass.core.failure.evidence import OUT_OF_MEMORY
 from windlass_workloads.checkpoint import flat, randomness, universal
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.errors import (
@@ -31,6 +30,7 @@ from windlass_workloads.checkpoint.errors import (
     CheckpointUnusable,
     StoreUnusable,
     TooLittleMemory,
+    is_out_of_memory,
 )
 from windlass_workloads.checkpoint.group import SaveGroup
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
@@ -229,10 +229,10 @@ def _causes(error: BaseException) -> list[BaseException]:
 def _told_apart(name: str, error: BaseException) -> Exception:
     """Whose fault it was: of the pod, which has too little memory, of the volume, or of the checkpoint."""
     causes = _causes(error)
-    for each in causes:
-        text = f"{type(each).__name__}: {each}"
-        if isinstance(each, MemoryError) or OUT_OF_MEMORY.search(text):
-            return TooLittleMemory(f"loading checkpoint {name}: {text}", hint=MORE_MEMORY)
+    short = next((each for each in causes if is_out_of_memory(each)), None)
+    if short is not None:
+        text = f"loading checkpoint {name}: {type(short).__name__}: {short}"
+        return TooLittleMemory(text, hint=MORE_MEMORY)
     silent = next((each for each in causes if isinstance(each, OSError)), None)
     return _unloadable(name, error) if silent is None else _silent(name, "read", silent)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from windlass.api.contract import Conversion, Manifest, RankContext
-from windlass.core.failure.evidence import OUT_OF_MEMORY, STORAGE, STORAGE_FULL
+from windlass.core.failure.evidence import STORAGE, STORAGE_FULL
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint import randomness
 from windlass_workloads.checkpoint.deepspeed import TAG
@@ -28,6 +28,7 @@ from windlass_workloads.checkpoint.errors import (
     SaveError,
     StoreUnusable,
     is_full,
+    is_out_of_memory,
 )
 from windlass_workloads.checkpoint.files import hash_written
 from windlass_workloads.checkpoint.incarnations import require_newest
@@ -166,7 +167,7 @@ def _convert(name: str, convert: Convert, source: Path, target: Path) -> None:
         raise
     except Exception as error:  # asserts, index errors, whatever its code meets in a checkpoint
         text = f"{type(error).__name__}: {error}"
-        if OUT_OF_MEMORY.search(text):
+        if is_out_of_memory(error):
             raise MemoryError(text) from error
         if STORAGE.search(text) or STORAGE_FULL.search(text):
             raise OSError(text) from error

@@ -12,8 +12,15 @@ from typing import Final
 
 from windlass.api.meta import EXIT_CODES, ExitCode, FailureClass, Reason
 from windlass.api.status import Failure
-from windlass.core.failure.evidence import CASCADE, OUT_OF_MEMORY
-from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, SaveError, StoreUnusable, is_full
+from windlass.core.failure.evidence import CASCADE
+from windlass_workloads.checkpoint.errors import (
+    CheckpointUnusable,
+    Fenced,
+    SaveError,
+    StoreUnusable,
+    is_full,
+    is_out_of_memory,
+)
 from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
 
 MESSAGE_LENGTH: Final = 2000
@@ -102,7 +109,7 @@ def _judge(error: BaseException) -> tuple[Reason, FailureClass, str]:
     if isinstance(error, (SaveError, StoreUnusable)) or getattr(error, "errno", None) in STORAGE_ERRORS:
         return Reason.STORAGE, FailureClass.STORAGE, "check the volume behind checkpoint.store."
     text = f"{type(error).__name__} {error}"
-    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(text):
+    if is_out_of_memory(error):
         hint = (
             "lower training.microBatchSize or data.sequenceLength, or set training.activationCheckpointing."
         )

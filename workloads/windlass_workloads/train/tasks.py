@@ -66,9 +66,9 @@ def preload(run_config: Path = Path(RUN_CONFIG_MOUNT) / RUN_CONFIG_FILE) -> None
 
 
 def _compile_names() -> None:
-    """Compiles the thousand patterns by which transformers renames weights, as else each rank that loads a model."""
+    """Compiles the patterns by which transformers renames weights, hundreds of them; else each rank does."""
     mapping = importlib.import_module("transformers.conversion_mapping")
-    # Not promised by transformers; without it ranks are a third of a second slower, and nothing else.
+    # Not promised by transformers; without it ranks start a little later, and nothing else.
     with suppress(AttributeError, TypeError):
         mapping.get_checkpoint_conversion_mapping(LLAMA_LIKE[0])
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from windlass.api.meta import Exclusion, FailureClass, Reason
 from windlass.api.status import Failure, Progress, RecoveryRecord, SkippedData, SuspectNode
+from windlass.core import kueue
 
 EVENT_LIMIT = 1024
 NAMES_SHOWN = 8
@@ -298,7 +299,7 @@ def queue_keeps(pods: Sequence[str]) -> str:
     return hinted(
         f"Kueue does not let go of {shown}, which {'has' if len(pods) == 1 else 'have'} ended, and whose "
         f"{plural(len(pods), 'place')} the next attempt needs",
-        "see that Kueue runs; where it was removed, take its finalizer kueue.x-k8s.io/managed from these pods",
+        f"see that Kueue runs; where it was removed, take its finalizer {kueue.FINALIZER} from these pods",
     )
 
 

@@ -209,6 +209,18 @@ def test_a_pod_that_is_only_not_seen_does_not_end_the_run() -> None:
     assert decision.confirm_absent == ("triage-1-2",)
 
 
+def test_nothing_is_written_while_the_pods_of_an_earlier_attempt_end() -> None:
+    """Not before their deletes, and not for each of them that goes: the new attempt's tickets have told it all."""
+    job = a_job().on_attempt(1, 1, 2)
+    job = job.after(judge(job, pods=BOTH, report=a_report(wanted="RecreateGang")))
+    first = judge(job, pods=BOTH)
+    assert (first.status, deleted(first)) == (None, ["triage-0-1", "triage-1-2"])
+    going = tuple(replace(pod, deletion_timestamp=at(90)) for pod in BOTH)
+    for pods in (going, going[:1]):
+        decision = judge(job, pods=pods)
+        assert (decision.status, decision.creates, decision.deletes, decision.events) == (None, (), (), ())
+
+
 def test_pod_that_was_never_made_is_not_lost() -> None:
     decision = judge(a_job().on_attempt(1, 1, 2).with_unmade_pods(), pods=(a_pod(0, 1),))
     assert created(decision) == ["triage-1-2"]

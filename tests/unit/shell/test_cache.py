@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass.shell.cache import Cache, slim_child, slim_claim, slim_job, slim_pod
+from windlass.shell.observe import Caches
 
 
 def body(version: int, *, name: str = "a", uid: str = "u", namespace: str = "team") -> dict[str, Any]:
@@ -86,6 +87,17 @@ def test_a_version_that_differs_in_nothing_that_is_kept_is_no_change() -> None:
     labelled["metadata"]["labels"] = {"a": "b"}
     assert cache.upsert(labelled)
     assert told[-1] == "7"
+
+
+def test_a_pod_of_which_nothing_kept_has_changed_is_no_reason_for_a_round() -> None:
+    caches, told = Caches(), []
+    caches.pods.changed = lambda item: told.append(item["metadata"]["resourceVersion"])
+    for version, probed in ((4, "1"), (5, "2")):
+        pod = full_pod()
+        pod["metadata"]["resourceVersion"] = str(version)
+        pod["status"]["conditions"][0]["lastProbeTime"] = probed
+        assert caches.pods.upsert(slim_pod(pod))
+    assert told == ["4"]
 
 
 def test_the_index_follows() -> None:

@@ -26,6 +26,7 @@ from windlass_workloads.agent.channel import RankChannel
 from windlass_workloads.agent.lifeline import PR_SET_CHILD_SUBREAPER, process_control
 from windlass_workloads.agent.pumps import KEPT_CHARACTERS, KEPT_LINES, LinePump, LogPump
 from windlass_workloads.agent.reaper import REMEMBERED, Ending, Reaper, children_of
+from workloads.agent.support import state_of, wait_for
 
 
 @pytest.fixture
@@ -413,6 +414,27 @@ async def test_strays_are_the_children_that_nobody_claimed() -> None:
         for child in (mine, stray):
             child.kill()
             child.wait()
+
+
+HALF_GONE = """
+import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).syscall(60 if platform.machine() == "x86_64" else 93, 0)  # exit(2): of this thread alone
+"""
+
+
+def test_one_whose_first_thread_has_ended_is_a_stray_until_all_have() -> None:
+    """Its own children become the agent's only then."""
+    reaper = Reaper()
+    reaper.reap = lambda: None  # type: ignore[method-assign]
+    child = subprocess.Popen([sys.executable, "-c", HALF_GONE])
+    try:
+        wait_for("its first thread to end", lambda: state_of(child.pid) == "Z")
+        assert child.pid not in children_of(os.getpid())
+        assert child.pid in reaper.strays()
+    finally:
+        child.kill()
+        child.wait()
 
 
 def test_a_name_with_brackets_and_spaces_confuses_nobody(tmp_path: Any) -> None:

@@ -128,6 +128,15 @@ def test_an_accelerator_is_started_for_the_generator_that_it_is_to_have(
     assert started == [True] * known
 
 
+def test_loading_asks_for_the_generators_that_the_checkpoint_has(
+    saved: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[str]] = []
+    monkeypatch.setattr(randomness, "wake", lambda names: asked.append(set(names)))
+    load(saved)
+    assert asked == [set(randomness.capture())]
+
+
 def test_a_refusal_comes_before_anything_is_loaded(saved: RunStore) -> None:
     class Refused(Exception):
         pass

@@ -22,9 +22,9 @@ from windlass.api.meta import FailureClass, Phase, Reason
 from windlass_workloads.agent.channel import RankChannel
 from windlass_workloads.agent.dumps import catches
 from windlass_workloads.agent.executing import CONTEXT_VARIABLE, EVENTS_VARIABLE
-from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint import incarnations, reader
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced
+from windlass_workloads.checkpoint.errors import CheckpointUnusable, Fenced, TooLittleMemory
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.custom.run import Run, ScriptLossSpiked, ScriptNotFinite
 from windlass_workloads.train.failures import failure_of
@@ -253,6 +253,21 @@ def test_a_damaged_checkpoint_is_told_of_and_nothing_of_it_is_used(
     assert event.failure is not None and event.failure.reason == Reason.CHECKPOINT_UNUSABLE
     assert event.failure.failure_class is FailureClass.STORAGE
     assert any(".distcp" in line for line in event.failure.evidence), event.failure.evidence
+
+
+def test_too_little_memory_for_a_load_is_told_as_that(
+    context: Callable[..., RankContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(**_: Any) -> None:
+        raise TooLittleMemory("loading step-00000005.i1", hint="raise it")
+
+    monkeypatch.setattr(reader, "load", short)
+    run, words = opened(context(2, resume="step-00000005.i1"))
+    with pytest.raises(MemoryError):
+        run.load()
+    (told,) = words.of("Failure")
+    assert told.failure is not None
+    assert (told.failure.failure_class, told.failure.hint) == (FailureClass.OUT_OF_MEMORY, "raise it")
 
 
 def test_a_newer_incarnation_ends_all_saving(context: Callable[..., RankContext], tmp_path: Path) -> None:

@@ -76,8 +76,6 @@ def make(store: RunStore, context: RankContext, convert: Convert) -> bool:
     try:
         # Every byte was hashed since the first look: another may have taken over, and be loading what it made.
         require_newest(store, context.incarnation, f"convert {name}")
-        if _is_sound(store, name, source):
-            return False
         _clear(store, name, context.incarnation)
         return _write(store, name, source, context.incarnation, convert)
     except OSError as error:

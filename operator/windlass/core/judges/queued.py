@@ -21,7 +21,7 @@ from windlass.core.judges.loss import charge_for, charges_after, seed
 from windlass.core.judges.world import waiting_trouble
 from windlass.core.observed import PodView
 from windlass.core.status import conditions, messages
-from windlass.core.status.conditions import find, is_true
+from windlass.core.status.conditions import find
 
 # What `delay` is to think of as the number of the failure: from the second on there is a pause.
 SECOND = 2
@@ -101,8 +101,8 @@ def give_up_at(facts: Facts) -> datetime | None:
 def has_started(facts: Facts) -> bool:
     """Whether the gang needs no more pods to train: its leader says that ranks run, or it may go on with fewer.
 
-    Said in several ways, since each may be missing: a new operator has heard no report yet, a leader between two lives
-    of its ranks counts none, and a cache of pods may be behind all of them.
+    Pods say it too, since a new operator has heard no report yet, and a leader between two lives of its ranks counts
+    none; the report, since a cache of pods may be behind.
     """
     if facts.report is not None and facts.report.nodes:
         return True
@@ -110,9 +110,7 @@ def has_started(facts: Facts) -> bool:
         return False
     running = sum(slot.pod is not None and slot.pod.is_running for slot in facts.slots)
     leads = facts.leader is not None and facts.leader.is_running
-    return is_true(facts.job.status.conditions, ConditionType.SHRUNK) or (
-        leads and running >= facts.elastic.min_nodes
-    )
+    return leads and running >= facts.elastic.min_nodes
 
 
 def laggards(facts: Facts) -> list[PodView]:

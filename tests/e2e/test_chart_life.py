@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 CRD = f"finetunejobs.{GROUP}"
 ADOPTED_SECONDS = 30.0
 INTERVAL = 50
-STEPS = 1500
+STEPS = 600
 
 
 @dataclass(frozen=True)

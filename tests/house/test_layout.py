@@ -47,9 +47,9 @@ def test_operator_folder_is_no_package() -> None:
 
 
 def test_every_folder_of_tests_is_run_by_a_layer() -> None:
-    from tests.run import CHECK, CLUSTERS, DEEP, E2E
+    from tests.run import CHECK, DEEP, E2E
 
-    run = {argument for layer in CHECK + DEEP + CLUSTERS + E2E for argument in layer.command}
+    run = {argument for layer in CHECK + DEEP + E2E for argument in layer.command}
     folders = {path.relative_to(ROOT).parent for path in tracked(".py") if path.name.startswith("test_")}
     left_out = {str(each) for each in folders if not run & {str(each), *map(str, each.parents)}}
     assert left_out == set()

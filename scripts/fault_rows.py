@@ -194,8 +194,8 @@ ROWS: Final = (
     Row(
         "F28",
         "A spot node is reclaimed with little notice",
-        "a deletion with a short grace period",
-        "a save if the time allows it, else the newest verified checkpoint",
+        "a pod of the gang that is being deleted, as the operator sees it; how a save ends is F26's",
+        "a new ticket and no charge; a save if the time allows it, else the newest verified checkpoint",
     ),
     Row(
         "F29",
@@ -225,7 +225,7 @@ ROWS: Final = (
         "F33",
         "An image cannot be pulled",
         "the kubelet's waiting reasons",
-        "said within two minutes with the image's name, budgets untouched",
+        "said with the image's name, budgets untouched",
     ),
     Row(
         "F34",
@@ -290,8 +290,8 @@ ROWS: Final = (
     Row(
         "F44",
         "A bit of a gradient flips",
-        "a gradient that is changed at a step",
-        "seen as a spike of the loss, or as weights that differ between ranks",
+        "a bit of a gradient that flips so that it is no number",
+        "applied on no rank, as F43; a flip that leaves it finite is bounded by clipping and not found",
     ),
     Row(
         "F45",

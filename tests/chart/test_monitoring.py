@@ -164,7 +164,7 @@ def test_labels_in_texts_are_there_when_the_alert_fires(alert: dict[str, Any]) -
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
 def test_runbooks_are_pages_of_this_repository(alert: dict[str, Any]) -> None:
     url = alert["annotations"]["runbook_url"]
-    assert url.startswith(f"{DOCS}/failures/")
+    assert url.startswith(f"{DOCS}/")
     page = url.removeprefix(f"{DOCS}/")
     if "$labels" not in page:
         assert (ROOT / "docs" / page).is_file()

@@ -91,7 +91,9 @@ def cluster_command(*arguments: str) -> int:
 def kubeconfig() -> Iterator[Path]:
     path = DIRECTORY / "kubeconfig"
     ran_before = path.exists()
-    assert cluster_command("up") == 0, "the local cluster did not come up; see build/cluster/logs"
+    assert cluster_command("up", "--provider", "embedded") == 0, (
+        "the local cluster did not come up; see build/cluster/logs"
+    )
     yield path
     if not ran_before:
         cluster_command("down")

@@ -317,7 +317,7 @@ class FineTuneJobSpec(Model):
         ]
         | None
     ) = None
-    """Seconds after creation within which training must have begun, a wait in a queue included; waits for ever if
+    """Seconds after creation within which all pods must have run once, a wait in a queue included; waits for ever if
     left out. Unit: seconds. Example: 1800."""
 
     @property

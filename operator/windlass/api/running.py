@@ -135,7 +135,8 @@ class Checkpointing(Model):
     """Form of the final output: a directory that transformers and peft load, or none.
     Example: HuggingFace."""
     merge_adapter: bool = False
-    """Also write the base model with the adapter merged in. Only with an adapter. Example: true."""
+    """Also write the base model with the adapter merged in. Only with an adapter of type LoRA.
+    Example: true."""
 
 
 class Resume(Model):
@@ -158,7 +159,7 @@ class Budgets(Model):
     crash: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
     """Ranks that ended with an error or signal. Example: 3."""
     infrastructure: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 10
-    """Lost nodes, evicted pods, broken devices and networks. Example: 20."""
+    """Lost nodes, pods that vanished, broken devices and networks. Example: 20."""
     out_of_memory: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 2
     """Ranks or pods that ran out of memory. Example: 1."""
     storage: Annotated[int, Field(ge=0, le=1000), BUDGET_HINT] = 5
@@ -323,7 +324,8 @@ class MLflow(Model):
     ) = None
     """Alias that moves to the new version. Only with registerAs. Example: candidate."""
     secret_ref: SecretReference | None = None
-    """Credential of the tracking server, sent as bearer token. Example: {name: mlflow-token}."""
+    """Credential of the tracking server: a token, sent as bearer, or user:password, sent as basic authentication.
+    Example: {name: mlflow-token}."""
 
 
 class Tracking(Model):

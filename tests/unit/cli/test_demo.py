@@ -12,7 +12,7 @@ import pytest
 from unit.cli.fakes import FakeAccess, pod
 from windlass.api.meta import Rung
 from windlass.cli.demo import samples, scoring, summary, training, volumes
-from windlass.cli.demo.command import rolled_out
+from windlass.cli.demo.command import provider, rolled_out
 from windlass.cli.demo.faults import Saboteur, due
 from windlass.cli.errors import CliError
 from windlass.core.observed import parse_status
@@ -28,6 +28,10 @@ def status(step: int, *rungs: str, phase: str = "Train", checkpoints: int = 1) -
         "checkpoints": [CHECKPOINT] * checkpoints,
         "recoveries": rows,
     }
+
+
+def test_root_gets_the_cluster_that_the_demo_is_run_on() -> None:
+    assert (provider(0), provider(1000)) == ("embedded", "auto")
 
 
 @pytest.mark.parametrize(

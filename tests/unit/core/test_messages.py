@@ -90,7 +90,7 @@ HINTED: list[tuple[str, str]] = [
     (
         messages.access_mode("checkpoints", ("ReadWriteOnce", "ReadOnlyMany"), 3),
         "PersistentVolumeClaim checkpoints cannot be mounted by 3 nodes (got ReadWriteOnce, ReadOnlyMany). hint: use "
-        "a claim with ReadWriteMany, or set resources.nodes: 1",
+        "a claim with ReadWriteMany, or make the job anew with resources.nodes: 1",
     ),
     (
         messages.object_conflict("Service", "triage"),

@@ -51,7 +51,7 @@ def access_mode(claim: str, modes: tuple[str, ...], nodes: int) -> str:
     """AccessModeNotShared."""
     return hinted(
         f"PersistentVolumeClaim {claim} cannot be mounted by {nodes} nodes (got {', '.join(modes)})",
-        "use a claim with ReadWriteMany, or set resources.nodes: 1",
+        "use a claim with ReadWriteMany, or make the job anew with resources.nodes: 1",
     )
 
 

@@ -7,6 +7,7 @@ its results in build/test/NAME.xml; `all` ends by holding docs/faults.md against
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "build" / "test"
@@ -30,10 +32,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a layer ended."""
+    """How a layer ended. `processor`: seconds of it that the layer used, with all processes that it waited for."""
 
     name: str
     seconds: float
+    processor: float
     passed: bool
 
 
@@ -82,22 +85,27 @@ FAULTS = Layer("faults", (sys.executable, "scripts/fault_proof.py", str(RESULTS)
 def run_one(layer: Layer) -> Result:
     """Run a layer with its output in view."""
     print(f"== {layer.name}", flush=True)
-    began = time.monotonic()
-    passed = subprocess.run(layer.command, cwd=ROOT, check=False).returncode == 0
-    return Result(layer.name, time.monotonic() - began, passed)
+    return measured(layer)
 
 
 def run_quietly(layer: Layer) -> Result:
     """Run a layer and print its output whole when it ends, so that two at a time stay readable."""
-    began = time.monotonic()
     # A file and no pipe: what a failed test leaves running must not hold the layer up.
     with tempfile.TemporaryFile("w+") as output:
-        done = subprocess.run(
-            layer.command, cwd=ROOT, check=False, stdout=output, stderr=subprocess.STDOUT, text=True
-        )
+        result = measured(layer, stdout=output, stderr=subprocess.STDOUT)
         output.seek(0)
         print(f"== {layer.name}\n{output.read()}", end="", flush=True)
-    return Result(layer.name, time.monotonic() - began, done.returncode == 0)
+    return result
+
+
+def measured(layer: Layer, **output: Any) -> Result:
+    """Run a layer's command and look at what it took."""
+    began = time.monotonic()
+    with subprocess.Popen(layer.command, cwd=ROOT, **output) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - began
+    return Result(layer.name, seconds, used.ru_utime + used.ru_stime, process.returncode == 0)
 
 
 def run(*stages: Sequence[Layer]) -> int:
@@ -106,9 +114,10 @@ def run(*stages: Sequence[Layer]) -> int:
     for stage in stages:
         with ThreadPoolExecutor(2) as pool:
             results += pool.map(run_quietly if len(stage) > 1 else run_one, stage)
-    print("\nlayer        seconds  result")
+    print("\nlayer        seconds  processor  result")
     for each in results:
-        print(f"{each.name:<12} {each.seconds:7.1f}  {'passed' if each.passed else 'FAILED'}")
+        passed = "passed" if each.passed else "FAILED"
+        print(f"{each.name:<12} {each.seconds:7.1f} {each.processor:10.1f}  {passed}")
     return sum(not each.passed for each in results)
 
 

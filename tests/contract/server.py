@@ -15,15 +15,15 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import urllib3
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -61,6 +61,12 @@ class Response:
         return self.body
 
 
+@cache
+def _connections(context: ssl.SSLContext) -> urllib3.PoolManager:
+    """Connections that are kept: a handshake costs both sides more than most requests do."""
+    return urllib3.PoolManager(ssl_context=context, retries=False, timeout=60)
+
+
 @dataclass(frozen=True)
 class Client:
     """Requests to one API server as one user; every write is checked with fieldValidation=Strict."""
@@ -91,21 +97,12 @@ class Client:
             url += "?" + urllib.parse.urlencode(query)
         data = None if body is None else (body if isinstance(body, bytes) else json.dumps(body).encode())
         headers = {**self.headers, "Content-Type": f"application/{media}", "Accept": "application/json"}
-        request = urllib.request.Request(url, data=data, method=method, headers=headers)
+        answer = _connections(self.context).request(method, url, body=data, headers=headers)
         try:
-            with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
-                return self._response(answer.status, answer)
-        except urllib.error.HTTPError as error:
-            return self._response(error.code, error)
-
-    @staticmethod
-    def _response(code: int, answer: Any) -> Response:
-        raw = answer.read()
-        try:
-            body = json.loads(raw) if raw else {}
+            decoded = json.loads(answer.data) if answer.data else {}
         except json.JSONDecodeError:
-            body = raw.decode(errors="replace")
-        return Response(code, body, tuple(answer.headers.get_all("Warning") or ()))
+            decoded = answer.data.decode(errors="replace")
+        return Response(answer.status, decoded, tuple(answer.headers.getlist("Warning")))
 
     def get(self, path: str) -> Response:
         return self.request("GET", path)
@@ -113,9 +110,10 @@ class Client:
     def table(self, path: str) -> Any:
         """The list at `path` as `kubectl get` is given it."""
         kind = "application/json;as=Table;v=v1;g=meta.k8s.io"
-        request = urllib.request.Request(f"{self.url}{path}", headers={**self.headers, "Accept": kind})
-        with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
-            return json.load(answer)
+        headers = {**self.headers, "Accept": kind}
+        answer = _connections(self.context).request("GET", f"{self.url}{path}", headers=headers)
+        assert answer.status == 200, answer.data
+        return json.loads(answer.data)
 
     def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
         """Ask again until `holds`; fail after `seconds`."""
@@ -262,6 +260,7 @@ def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client
             _await_ready(client, processes, directory)
             yield client
     finally:
+        _connections(context).clear()
         shutil.rmtree(directory / "etcd", ignore_errors=True)
 
 
@@ -269,7 +268,7 @@ def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client
 def started(
     commands: Sequence[Sequence[str]], directory: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Start programs that log below `directory`; stop them at the end, the last one first.
+    """Start programs that log below `directory`; kill them at the end, the last one first.
 
     `environment` is laid over this process's own.
     """
@@ -285,14 +284,11 @@ def started(
                 )
         yield processes
     finally:
+        # An API server that is asked to end takes ten seconds, and what it would put in order is thrown away.
         for process in reversed(processes):
-            process.terminate()
-        for process in reversed(processes):
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+        for process in processes:
+            process.wait()
 
 
 def _await_ready(client: Client, processes: list[subprocess.Popen[bytes]], directory: Path) -> None:
@@ -304,7 +300,7 @@ def _await_ready(client: Client, processes: list[subprocess.Popen[bytes]], direc
         try:
             if client.get("/readyz").code == 200:
                 return
-        except OSError:
+        except urllib3.exceptions.HTTPError:
             pass
         time.sleep(0.05)
     raise AssertionError(

@@ -129,7 +129,7 @@ def tiny_job(name: str, **changes: Any) -> Manifest:
     spec: Manifest = {
         "model": {"uri": "pvc://models/tiny"},
         "data": {"sources": [{"uri": "pvc://data/train.jsonl", "format": "Chat"}], "sequenceLength": 64},
-        "training": {"globalBatchSize": 4, "maxSteps": 400, "learningRate": "1e-3", "precision": "FP32"},
+        "training": {"globalBatchSize": 4, "maxSteps": 300, "learningRate": "1e-3", "precision": "FP32"},
         "resources": {"nodes": 2, "perNode": {"cpu": "100m", "memory": "3Gi"}},
         "checkpoint": {"store": "pvc://checkpoints", "everySteps": 50, "keepLast": 2},
         "recovery": {"backOffSeconds": 1, "terminationGracePeriodSeconds": 30},

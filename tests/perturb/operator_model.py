@@ -19,6 +19,7 @@ from windlass.core.judges.gang import PARTIAL_REFUSALS
 from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
 from windlass.core.queues import abandoned
 from windlass.core.reconcile import decide
+from windlass.shell.renderings import Renderings
 
 SHARED_KINDS = ("ConfigMap", "Service", "NetworkPolicy")
 WATCHING = replace(SETTINGS, health_taints=("sick",), kueue=True)
@@ -51,8 +52,13 @@ class Operator:
         self.previous: Snapshot = {}
         self.restart()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what it has rendered: that follows from the rest, and would be most of the bytes."""
+        return self.__dict__ | {"renderings": Renderings()}
+
     def restart(self) -> None:
         """What a new process knows: nothing."""
+        self.renderings = Renderings()
         self.report: Report | None = None
         self.heard_at: datetime | None = None
         self.orders = Orders()
@@ -112,7 +118,7 @@ class Operator:
         try:
             if body is not None:
                 job = Job.from_wire(body)
-                decision = decide(job, self.observe(children), self.api.now, WATCHING)
+                decision = decide(job, self.observe(job, children), self.api.now, WATCHING)
                 self.orders = decision.orders
                 if decision.requeue_after_seconds is not None:
                     wait = timedelta(seconds=decision.requeue_after_seconds)
@@ -126,7 +132,7 @@ class Operator:
         except ConflictError:
             self.seen_version = -1
 
-    def observe(self, objects: Snapshot) -> Observed:
+    def observe(self, job: Job, objects: Snapshot) -> Observed:
         bodies = list(objects.values())
         return Observed(
             pods=tuple(PodView.from_wire(body) for body in bodies if body["kind"] == "Pod"),
@@ -141,6 +147,7 @@ class Operator:
             heard_at=self.heard_at,
             listening_since=self.listening_since,
             refusals=(self.refused,) if self.refused is not None else (),
+            rendered=self.renderings.of(job, WATCHING),
         )
 
     def act(self, job: Job, decision: Decision, seen: Snapshot) -> None:

@@ -48,6 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=tuple(PARTS), help="one part; writes operator-PART.json")
     parser.add_argument("--only-start", action="store_true", help="of running jobs only their start")
     parser.add_argument("--keep", type=Path, help="leave logs here")
+    parser.add_argument(
+        "--profile", type=int, metavar="SECONDS", help="profile the API server in each start; needs --keep"
+    )
     return parser.parse_args()
 
 
@@ -76,6 +79,10 @@ def goals(found: dict[str, Any], options: argparse.Namespace) -> dict[str, dict[
 def main() -> None:
     """Entry of `make bench-operator`."""
     options = arguments()
+    if options.profile and not options.keep:
+        sys.exit(
+            "bench-operator: --profile writes beside the logs (got no --keep). hint: add --keep DIRECTORY"
+        )
     options.storm, options.lost = min(options.storm, options.jobs), min(options.lost, options.jobs)
     began, load = time.monotonic(), os.getloadavg()
     found: dict[str, Any] = {}

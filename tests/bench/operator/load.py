@@ -68,6 +68,15 @@ class Api:
             assert answer.status < 300, f"{method} {path}: {answer.status} {text[:500]!r}"
             return json.loads(text) if text else {}
 
+    async def profile(self, seconds: int) -> bytes:
+        """Where the API server's processor time goes in the next seconds, as `go tool pprof` reads it."""
+        timeout = aiohttp.ClientTimeout(total=seconds + 60)
+        async with self.session.get(
+            f"{self.url}/debug/pprof/profile", params={"seconds": str(seconds)}, timeout=timeout
+        ) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
     async def watch(self, path: str, since: str) -> AsyncIterator[tuple[float, Json]]:
         """Events with the moment they arrived, until the caller stops.
 

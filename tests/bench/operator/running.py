@@ -69,8 +69,10 @@ async def measure(options: argparse.Namespace, scratch: Path) -> Json:
     """All figures of running jobs."""
     with plane.whole(scratch / "plane", int(options.jobs * options.nodes * 2.2)) as rig:
         async with scene(rig, options, scratch) as here:
-            await bare_start(here)
-            await start_of_all(here)
+            async with profiled(here, "bare"):
+                await bare_start(here)
+            async with profiled(here, "start"):
+                await start_of_all(here)
             # Once more, since the machine may be another by now: the ratio is to the mean of both.
             await bare_start(here)
             if not options.only_start:
@@ -126,6 +128,19 @@ def operator_pod(api: Client, name: str) -> str:
 
 
 # --- start -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def profiled(here: Scene, name: str) -> AsyncIterator[None]:
+    """With --profile, the first seconds of the API server meanwhile, in a file for `go tool pprof`."""
+    if not here.options.profile:
+        yield
+        return
+    path = here.options.keep / f"{name}.pb.gz"
+    task = here.group.create_task(here.api.profile(here.options.profile))
+    yield
+    path.write_bytes(await task)
+    tell(f"profile of the API server: go tool pprof -top {path}")
 
 
 async def bare_start(here: Scene) -> None:

@@ -66,6 +66,7 @@ def alone(directory: Path) -> Iterator[Plane]:
         f"--audit-log-path={log}",
         # Events are kept for an hour by default, which is longer than this lives.
         "--delete-collection-workers=8",
+        "--profiling=true",
     ]
     with running(directory, flags=flags) as api:
         for crd in shipped_crds():

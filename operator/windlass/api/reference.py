@@ -27,7 +27,8 @@ def page(kind: str, text: str, schema: Schema) -> str:
     lines += [
         f"- `{path}`: {message}" for path, message in rules(schema, "") if "cannot change" not in message
     ]
-    fixed = [path for path, message in rules(schema, "") if "cannot change" in message]
+    # A block that may be left out has two such rules: one about what is in it, one about its being there.
+    fixed = dict.fromkeys(path for path, message in rules(schema, "") if "cannot change" in message)
     lines += ["", "Cannot change after creation: " + ", ".join(f"`{path}`" for path in fixed) + ".", ""]
     return "\n".join(lines)
 

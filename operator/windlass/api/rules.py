@@ -8,7 +8,7 @@ the twins offline. Both produce the same text. A rule must never look at the wor
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9_.]*)\}")
@@ -50,7 +50,8 @@ class Rule:
     """One check of an object. The texts may hold {self.path}, {old.path} and names of `computed`.
 
     `holds` is called with (self, oldSelf); oldSelf is None unless `transition`. `forbidden` keeps the
-    API server from printing the value, for what may hold a credential.
+    API server from printing the value, for what may hold a credential. `frozen` says that what is at `path`
+    may not change; the schema judges that at the block itself.
     """
 
     cel: str
@@ -63,6 +64,7 @@ class Rule:
     computed: Mapping[str, Computed] = field(default_factory=dict)
     transition: bool = False
     forbidden: bool = False
+    frozen: bool = False
 
     @property
     def template(self) -> str:
@@ -103,6 +105,18 @@ class Rule:
         root, dot, path = name.partition(".")
         target = ("self" if root == "self" else "oldSelf") + dot + path
         return f"(has({target}) ? string({target}) : {quote(ABSENT)})" if path else f"string({target})"
+
+    def seen_from(self, block: str, cel: str) -> "Rule":
+        """The same rule for the server to judge at `block`, by an expression in which that is `self`."""
+
+        def nearer(found: re.Match[str]) -> str:
+            root, _, path = found.group(1).partition(".")
+            inside = f"{path}.".startswith(f"{block}.") if block else True
+            left = path[len(block) :].removeprefix(".") if inside else path
+            return "{" + ".".join(part for part in (root, left) if part) + "}"
+
+        path = self.path.removeprefix(block).removeprefix(".")
+        return replace(self, cel=cel, got=PLACEHOLDER.sub(nearer, self.got), path=path)
 
     def to_kubernetes(self) -> dict[str, str]:
         """This rule as an entry of x-kubernetes-validations."""
@@ -279,4 +293,5 @@ def immutable(path: str, *, shown: str = "") -> Rule:
         hint="create a new job with another name, and delete this one if it is no longer wanted",
         path=path,
         transition=True,
+        frozen=True,
     )

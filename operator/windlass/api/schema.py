@@ -51,10 +51,32 @@ def of_node(node: Node, description: str, *, spec: bool) -> Schema:
     else:
         schema = {"description": description} if description else {}
         schema |= _typed(node, spec=spec)
-    rules = (*node.rules, *_entry_rules(node.entries)) if spec else ()
-    if rules:
-        schema["x-kubernetes-validations"] = [rule.to_kubernetes() for rule in rules]
+    for rule in (*node.rules, *_entry_rules(node.entries)) if spec else ():
+        if rule.frozen:
+            _freeze(schema, rule)
+        else:
+            _add(schema, rule)
     return schema
+
+
+def _add(schema: Schema, rule: Rule) -> None:
+    schema.setdefault("x-kubernetes-validations", []).append(rule.to_kubernetes())
+
+
+def _freeze(schema: Schema, rule: Rule) -> None:
+    """Write a rule about a block that may not change at that block, and above it that it neither comes nor goes.
+
+    The server judges all rules at every status write, and copies the schemas of all neighbours for each field
+    that an expression names: from above, a rule costs it twenty times as much.
+    """
+    *way, name = rule.path.split(".")
+    holder = schema
+    for part in way:
+        holder = holder["properties"][part]
+    block = holder["properties"][name]
+    _add(block, rule.seen_from(rule.path, "self == oldSelf"))
+    if "default" not in block and name not in holder.get("required", ()):
+        _add(holder, rule.seen_from(".".join(way), f"has(self.{name}) == has(oldSelf.{name})"))
 
 
 def _typed(node: Node, *, spec: bool) -> Schema:

@@ -17,6 +17,9 @@ from windlass.shell.resources import FINE_TUNE_JOBS
 
 LOG = logger("probe")
 INTERVAL_SECONDS: Final = 30.0
+LONGEST_INTERVAL_SECONDS: Final = 50.0
+SHARE: Final = 20
+"""One list takes at most so small a part of the time, unless health would count the watch as stuck by then."""
 
 
 class WatchProbe:
@@ -43,12 +46,15 @@ class WatchProbe:
 
     async def run(self) -> None:
         """Compare for ever."""
+        pause = INTERVAL_SECONDS
         while True:
-            await self._sleep(INTERVAL_SECONDS)
+            await self._sleep(pause)
+            began = self._clock()
             try:
                 await self.compare()
             except (ApiError, Unreachable) as error:
                 LOG.warning("jobs not compared", problem=str(error)[:300])
+            pause = min(max(SHARE * (self._clock() - began), INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
 
     async def compare(self) -> None:
         """One comparison."""

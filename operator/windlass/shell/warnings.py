@@ -1,7 +1,8 @@
 """Warnings about pods, read from events: that a volume cannot be mounted is told nowhere else.
 
 The observer asks for pods that are slow to start. Servers keep no index of events: each list reads all of a
-namespace, so one list answers for all pods of it, and is asked for at most every WARNING_SECONDS.
+namespace, so one list answers for all pods of it, and is asked for at most every WARNING_SECONDS, and more seldom
+where the server takes long over it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from windlass.shell.resources import EVENTS
 Json = dict[str, Any]
 
 WARNING_SECONDS: Final = 5.0
-REMEMBERED_SECONDS: Final = 60.0
+REMEMBERED_SECONDS: Final = 120.0
+LONGEST_PAUSE_SECONDS: Final = 60.0
+SHARE: Final = 20
+"""One list takes at most so small a part of the time."""
 # A pod that waits for a node was refused by the scheduler; that is told by its conditions already.
 SCHEDULERS: Final = "FailedScheduling"
 FIELDS: Final = f"type=Warning,regarding.kind=Pod,reason!={SCHEDULERS}"
@@ -29,6 +33,7 @@ class Board:
     """The newest warning about each pod of one namespace, and when it was asked for."""
 
     at: float = float("-inf")
+    pause: float = WARNING_SECONDS
     notes: dict[str, tuple[str, str]] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -42,15 +47,16 @@ class Warnings:
         self._boards: dict[str, Board] = {}
 
     async def about(self, namespace: str, uid: str) -> str | None:
-        """The newest warning about a pod, at most WARNING_SECONDS old; None if there is none or nobody answers."""
+        """The newest warning about a pod as of the last list; None if there is none or nobody answers."""
         board = self._boards.setdefault(namespace, Board())
         async with board.lock:
-            if self._clock() - board.at >= WARNING_SECONDS:
+            if self._clock() - board.at >= board.pause:
                 await self._read(namespace, board)
         _, note = board.notes.get(uid, ("", ""))
         return note or None
 
     async def _read(self, namespace: str, board: Board) -> None:
+        began = self._clock()
         try:
             listing = await self._client.list(EVENTS, namespace=namespace, fields=FIELDS, slim=slim)
         except (ApiError, Unreachable):
@@ -58,6 +64,7 @@ class Warnings:
         finally:
             # As of the answer, or of its failure: those that have waited for a slow one must not ask again in turn.
             board.at = self._clock()
+            board.pause = min(max(SHARE * (board.at - began), WARNING_SECONDS), LONGEST_PAUSE_SECONDS)
         board.notes = {}
         for event in sorted(listing.items, key=lambda event: str(event["at"])):
             if event["reason"] != SCHEDULERS:

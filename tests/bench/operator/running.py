@@ -76,7 +76,8 @@ async def measure(options: argparse.Namespace, scratch: Path) -> Json:
             # Once more, since the machine may be another by now: the ratio is to the mean of both.
             await bare_start(here)
             if not options.only_start:
-                await changes(here)
+                async with profiled(here, "changes"):
+                    await changes(here)
                 await storm(here)
                 await death(here)
             here.found["residentMegabytes"] = {
@@ -272,8 +273,9 @@ async def changes(here: Scene) -> None:
         watch = here.group.create_task(shown.follow(here.api, NAMESPACE, version["resourceVersion"]))
         pace = min(options.changes_per_second, 2.0 * len(played))
         began, cpu = time.time(), operator.cpu_seconds()
+        used = plane.cpu_seconds(os.getpid())
         told = await line.changes(played, pace, options.seconds)
-        worked = operator.cpu_seconds() - cpu
+        worked, programs = operator.cpu_seconds() - cpu, figures.used(used, plane.cpu_seconds(os.getpid()))
         took = time.time() - began
         await wait_for_all(shown, told)
         await settled(here, operator)
@@ -291,6 +293,7 @@ async def changes(here: Scene) -> None:
         "refusedReports": len(line.refused),
         "firstRefusals": line.refused[:3],
         "operatorCores": round(worked / took, 3),
+        "cpuSecondsByProgram": programs,
         "loadAverage": os.getloadavg()[0],
     }
     tell(f"changes: {here.found['changes']}")

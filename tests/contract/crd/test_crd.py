@@ -161,3 +161,52 @@ def test_the_crd_is_established_without_complaint(api_server: Client) -> None:
     crd = api_server.get(f"{CRD_PATH}/finetunejobs.windlass.dev").expect(200)
     conditions = {one["type"]: one["status"] for one in crd["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}
+
+
+def test_a_status_of_many_owned_fields_becomes_one_value(api_server: Client, namespace: str) -> None:
+    """Jobs that ran before the upgrade have a status whose every field is owned by itself."""
+    crd = next(one for one in shipped_crds() if one["spec"]["names"]["plural"] == "finetunejobs")
+    crd["metadata"]["name"] = "oldjobs.old.windlass.dev"
+    crd["spec"]["group"] = "old.windlass.dev"
+    crd["spec"]["names"] = {"kind": "OldJob", "listKind": "OldJobList", "plural": "oldjobs"}
+    before = copy.deepcopy(crd)
+    del before["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"][
+        "x-kubernetes-map-type"
+    ]
+    install(api_server, before)
+    path = f"/apis/old.windlass.dev/v1alpha1/namespaces/{namespace}/oldjobs"
+    api_server.create(path, VALID | {"apiVersion": "old.windlass.dev/v1alpha1", "kind": "OldJob"}).expect(201)
+    here = f"{path}/{VALID['metadata']['name']}"
+
+    def write(status: dict[str, Any]) -> dict[str, Any]:
+        body = {
+            "apiVersion": "old.windlass.dev/v1alpha1",
+            "kind": "OldJob",
+            "metadata": {"name": VALID["metadata"]["name"]},
+            "status": status,
+        }
+        stored: dict[str, Any] = api_server.apply(f"{here}/status", body, manager="windlass-status").expect(
+            200
+        )
+        return stored
+
+    written = write({"observedGeneration": 1, "progress": {"step": 3, "loss": 1.5}, "runConfig": "a"})
+    [entry] = [one for one in written["metadata"]["managedFields"] if one["manager"] == "windlass-status"]
+    assert set(entry["fieldsV1"]["f:status"]) == {"f:observedGeneration", "f:progress", "f:runConfig"}
+    api_server.apply(f"{CRD_PATH}/{crd['metadata']['name']}", crd).expect(200)
+
+    def owns_one_value() -> bool:
+        write({"observedGeneration": 1, "progress": {"step": 4}})
+        stored = api_server.get(here).expect(200)
+        owners = [
+            one["fieldsV1"]
+            for one in stored["metadata"]["managedFields"]
+            if one.get("subresource") == "status"
+        ]
+        return owners == [{"f:status": {}}]
+
+    api_server.until(owns_one_value)
+    assert api_server.get(here).expect(200)["status"] == {"observedGeneration": 1, "progress": {"step": 4}}, (
+        "what is no longer written goes"
+    )
+    api_server.delete(f"{CRD_PATH}/{crd['metadata']['name']}").expect(200)

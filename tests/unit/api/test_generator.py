@@ -41,6 +41,7 @@ ALLOWED = {
     ),
     *("minimum", "maximum", "minLength", "maxLength", "pattern", "minItems", "maxItems", "minProperties"),
     *("maxProperties", "x-kubernetes-list-type", "x-kubernetes-list-map-keys", "x-kubernetes-validations"),
+    "x-kubernetes-map-type",
 }
 
 
@@ -63,6 +64,40 @@ def test_every_node_is_structural() -> None:
         assert set(node) <= ALLOWED, path
         assert not set(node) & FORBIDDEN, path
         assert not ("properties" in node and "additionalProperties" in node), path
+
+
+def test_status_alone_is_one_value() -> None:
+    """The operator writes all of it; of a spec, several appliers may own a field each."""
+    assert [path for path, node in ALL if "x-kubernetes-map-type" in node] == ["status"]
+    assert SCHEMA["properties"]["status"]["x-kubernetes-map-type"] == "atomic"
+
+
+FROZEN = {
+    *("spec.model", "spec.data", "spec.method", "spec.adapter", "spec.custom", "spec.training"),
+    *("spec.parallelism", "spec.resources.nodes", "spec.resources.ranksPerNode", "spec.checkpoint.store"),
+    "spec.scheduling.queue",
+}
+OPTIONAL = {f"spec.{name}" for name in ("model", "data", "adapter", "custom", "training", "scheduling.queue")}
+
+
+def test_what_may_not_change_is_judged_where_it_is() -> None:
+    """From above, the server would copy the schemas of all neighbours at every status write."""
+    changes = [
+        (path, rule)
+        for path, node in SPEC
+        for rule in node.get("x-kubernetes-validations", [])
+        if "oldSelf" in rule["rule"]
+    ]
+    here = {path: rule for path, rule in changes if rule["rule"] == "self == oldSelf"}
+    assert set(here) == FROZEN
+    assert not any("fieldPath" in rule for rule in here.values())
+    above = {path + rule["fieldPath"]: rule["rule"] for path, rule in changes if "fieldPath" in rule}
+    assert above == {
+        path: f"has(self.{name}) == has(oldSelf.{name})"
+        for path in OPTIONAL
+        for name in [path.rpartition(".")[2]]
+    }
+    assert len(changes) == len(here) + len(above)
 
 
 def test_every_field_is_described() -> None:

@@ -33,7 +33,7 @@ from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import ExitCode, FailureClass, Reason, Rung
 from windlass.api.nodes import Kind, Node, defaults, members, read
 from windlass.api.reference import fields as reference_fields
-from windlass.api.rules import Between, Bounds, Hint, KeysAndValues, ListMap, Rule
+from windlass.api.rules import Between, Bounds, Hint, KeysAndValues, ListMap, Rule, immutable
 from windlass.api.schema import of_model, of_node
 
 
@@ -277,6 +277,40 @@ def test_a_rule_may_show_old_and_new() -> None:
     assert wire["fieldPath"] == ".a.b"
     assert 'has(oldSelf.a.b) ? string(oldSelf.a.b) : "nothing"' in wire["messageExpression"]
     assert wire["message"] == "moved; allowed: x. hint: y"
+
+
+@pytest.mark.parametrize(
+    ("block", "got", "path"),
+    [
+        ("", "{self.a.b}, was {old.a.b}", "a.b"),
+        ("a", "{self.b}, was {old.b}", "b"),
+        ("a.b", "{self}, was {old}", ""),
+        # A neighbour whose name begins alike is another.
+        ("a.", "{self.b}, was {old.b}", "b"),
+        ("ab", "{self.a.b}, was {old.a.b}", "a.b"),
+    ],
+)
+def test_a_rule_seen_from_a_block(block: str, got: str, path: str) -> None:
+    rule = Rule(
+        cel="whole",
+        holds=lambda *_: False,
+        wrong="moved",
+        got="{self.a.b}, was {old.a.b}",
+        allowed="x",
+        hint="y",
+        path="a.b",
+        transition=True,
+    )
+    near = rule.seen_from(block.rstrip("."), "near")
+    assert (near.cel, near.got, near.path) == ("near", got, path)
+    assert (near.wrong, near.allowed, near.hint, near.transition) == ("moved", "x", "y", True)
+    assert rule.cel == "whole", "the rule itself stays"
+
+
+def test_a_whole_block_is_shown_as_a_scalar() -> None:
+    near = immutable("a.b", shown="a.b").seen_from("a.b", "self == oldSelf").to_kubernetes()
+    assert near["rule"] == "self == oldSelf" and "fieldPath" not in near
+    assert near["messageExpression"].endswith(".format([string(self), string(oldSelf)])")
 
 
 # --- words of one meaning --------------------------------------------------------------------------

@@ -22,16 +22,18 @@ from unit.shell.fakeapi import FakeApi, Fault
 from windlass.shell import credentials as creds
 from windlass.shell import permissions
 from windlass.shell.cache import Cache, slim_pod
+from windlass.shell.client import Listing
 from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials, CredentialsError, from_kubeconfig
 from windlass.shell.endpoint import PORT_NAME, endpoint_slice, publish
+from windlass.shell.errors import Unreachable
 from windlass.shell.handlers import Intake
-from windlass.shell.health import Health, LoopLag, limit, serve
+from windlass.shell.health import WATCH_LIMIT_SECONDS, Health, LoopLag, limit, serve
 from windlass.shell.kopf_loop import connection, operator_settings
 from windlass.shell.lease import end_process
 from windlass.shell.main import wait
 from windlass.shell.metrics import Metrics
-from windlass.shell.probe import WatchProbe
+from windlass.shell.probe import LONGEST_INTERVAL_SECONDS, WatchProbe
 from windlass.shell.reflector import Reflector, Selection
 from windlass.shell.resources import BY_KIND, PODS, of
 from windlass.shell.settings import Settings
@@ -174,6 +176,32 @@ async def test_a_busy_job_is_no_proof_of_a_stuck_watch(api: FakeApi, hand: Hand)
         api.put("finetunejobs", api.get("finetunejobs", "ft") or {})
         hand.at += 30
     assert probe.age_seconds() == 30
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.0, 30.0), (1.5, 30.0), (2.0, 40.0), (2.5, 50.0), (9.0, 50.0)])
+async def test_a_slow_server_is_compared_with_more_seldom(
+    api: FakeApi, hand: Hand, took: float, pause: float
+) -> None:
+    client, asked = api.client(), 0
+
+    async def slow(*_: Any, **__: Any) -> Listing:
+        nonlocal asked
+        asked += 1
+        hand.at += took
+        if asked == 3:
+            raise asyncio.CancelledError
+        if asked == 2:
+            raise Unreachable("no answer")
+        return Listing([], "1")
+
+    client.list = slow  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await WatchProbe(client, Cache(), (), hand.clock()).run()
+    assert hand.slept == [30.0, pause, pause], "an answer that never came took its time too"
+
+
+def test_one_comparison_may_fail_before_the_watch_counts_as_stuck() -> None:
+    assert 2 * LONGEST_INTERVAL_SECONDS < WATCH_LIMIT_SECONDS
 
 
 async def test_a_job_deleted_unseen_is_dropped(api: FakeApi, hand: Hand) -> None:

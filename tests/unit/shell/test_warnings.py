@@ -51,6 +51,32 @@ async def test_a_list_answers_for_a_while(api: FakeApi, hand: Hand, seconds: flo
     assert lists(api) == asked
 
 
+@pytest.mark.parametrize(
+    ("took", "pause"), [(0.0, 5.0), (0.25, 5.0), (0.3, 6.0), (1.0, 20.0), (3.0, 60.0), (30.0, 60.0)]
+)
+async def test_a_server_that_takes_long_is_asked_more_seldom(
+    api: FakeApi, hand: Hand, took: float, pause: float
+) -> None:
+    """Each list reads all events of the namespace: on a busy server that is the load that makes pods slow."""
+    client, asked = api.client(), 0
+
+    async def slow(*_: Any, **__: Any) -> Listing:
+        nonlocal asked
+        asked += 1
+        hand.at += took
+        return Listing([], "1")
+
+    client.list = slow  # type: ignore[method-assign]
+    made = Warnings(client, hand.clock())
+    await made.about("team", "u")
+    hand.at += pause - 0.01
+    await made.about("team", "u")
+    assert asked == 1
+    hand.at += 0.02
+    await made.about("team", "u")
+    assert asked == 2
+
+
 @pytest.mark.parametrize("answers", [True, False])
 async def test_those_that_waited_for_a_slow_list_do_not_ask_again(
     api: FakeApi, hand: Hand, answers: bool

@@ -7,13 +7,13 @@ this program survives, and never logs a body or a token.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import aiohttp
+from pydantic_core import from_json, to_json
 
 from windlass.api.meta import MANAGER, STATUS_MANAGER
 from windlass.core.observed import controller_uid
@@ -302,7 +302,7 @@ class Client:
                         self.credentials.bearer(fresh=True)
                     raise from_status(response.status, await read_json(response), None)
                 async for line in lines(response.content):
-                    event: Json = json.loads(line)
+                    event: Json = from_json(line)
                     if event.get("type") == "ERROR":
                         status = event.get("object") or {}
                         raise from_status(int(status.get("code") or 500), status, None)
@@ -358,7 +358,7 @@ class Client:
                 request.method,
                 self.credentials.server + request.path,
                 params=request.params,
-                data=json.dumps(request.body) if request.body is not None else None,
+                data=to_json(request.body) if request.body is not None else None,
                 headers=self._headers(request.accept, request.content_type),
                 timeout=self._timeout,
             ) as response:
@@ -387,11 +387,11 @@ class Client:
 
 async def read_json(response: aiohttp.ClientResponse) -> Json:
     """The body as JSON; a proxy's plain text becomes a message."""
-    text = await response.text()
+    raw = await response.read()
     try:
-        answer = json.loads(text)
+        answer = from_json(raw)
     except ValueError:
-        return {"message": text[:500]}
+        return {"message": raw.decode(errors="replace")[:500]}
     return answer if isinstance(answer, dict) else {"message": str(answer)[:500]}
 
 

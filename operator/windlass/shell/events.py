@@ -1,7 +1,8 @@
 """Records events about jobs in events.k8s.io/v1, without flooding anybody.
 
 `act` calls `record` after a decision. The same event again within ten minutes becomes a series of the first;
-each job has a small budget. Recording is best effort: it never fails a round and is never waited for long.
+each job has a small budget, of which what happens all the time takes nothing. Recording is best effort: it never
+fails a round and is never waited for long.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from windlass.api import meta
+from windlass.api.meta import Reason
 from windlass.core.decision import Event
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
@@ -28,6 +30,10 @@ SERIES_WRITE_SECONDS: Final = 30.0
 BURST: Final = 25.0
 REFILL_SECONDS: Final = 60.0
 """One event more per minute and job, up to BURST."""
+ROUTINE: Final = frozenset({Reason.CHECKPOINT_COMMITTED})
+ROUTINE_SECONDS: Final = 60.0
+"""Each of these is written at most once a minute and job: an event costs the server a sixth of a status write, and
+status lists all checkpoints anyway."""
 REMEMBERED: Final = 2048
 CONTROLLER: Final = "windlass.dev/operator"
 
@@ -63,6 +69,7 @@ class Recorder:
         self._now = clock.now
         self._recorded: OrderedDict[Key, Recorded] = OrderedDict()
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        self._routine: OrderedDict[tuple[str, Reason], float] = OrderedDict()
         self.dropped = 0
 
     async def record(self, job: dict[str, Any], event: Event) -> None:
@@ -71,7 +78,10 @@ class Recorder:
         known = self._recorded.get(key)
         at = self._clock()
         try:
-            if known is not None and at - known.last_at < SERIES_SECONDS:
+            if event.reason in ROUTINE:
+                if self._is_due((job["metadata"]["uid"], event.reason), at):
+                    await self._first(job, event, key)
+            elif known is not None and at - known.last_at < SERIES_SECONDS:
                 await self._again(known, at)
             elif self._allowed(job["metadata"]["uid"], at):
                 await self._first(job, event, key)
@@ -79,6 +89,15 @@ class Recorder:
                 self.dropped += 1
         except (ApiError, Unreachable) as error:
             LOG.warning("event not recorded", reason=str(event.reason), problem=str(error)[:300])
+
+    def _is_due(self, key: tuple[str, Reason], at: float) -> bool:
+        if at - self._routine.get(key, float("-inf")) < ROUTINE_SECONDS:
+            return False
+        self._routine.pop(key, None)
+        self._routine[key] = at
+        if len(self._routine) > REMEMBERED:
+            self._routine.popitem(last=False)
+        return True
 
     def _allowed(self, uid: str, at: float) -> bool:
         bucket = self._buckets.pop(uid, None) or Bucket(BURST, at)

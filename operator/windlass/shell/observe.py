@@ -74,6 +74,20 @@ class Memory:
     starting: bool = False
     proven: tuple[str, float] | None = None
     """The job's resourceVersion that our own status write left behind, and when it did."""
+    views: dict[str, tuple[str, PodView]] = field(default_factory=dict)
+    """Pods as they were read last, by UID, with their resourceVersion: most rounds find all but one unchanged."""
+
+    def pods(self, bodies: Iterable[Json]) -> list[PodView]:
+        """Views of the pods that a run has now; those of others are forgotten."""
+        views: dict[str, tuple[str, PodView]] = {}
+        for body in bodies:
+            uid, version = body["metadata"]["uid"], body["metadata"].get("resourceVersion", "")
+            known = self.views.get(uid)
+            views[uid] = (
+                known if known is not None and known[0] == version else (version, PodView.from_wire(body))
+            )
+        self.views = views
+        return [view for _, view in views.values()]
 
 
 class Observer:
@@ -117,7 +131,7 @@ class Observer:
         """What is seen of one run."""
         memory, settings = self.memory(job.uid), self._settings()
         bodies = self.caches.pods.find(job.uid)
-        pods = [PodView.from_wire(body) for body in bodies]
+        pods = memory.pods(bodies)
         await self._look_for_warnings(job, pods, memory)
         await self._look_at_strangers(job, memory)
         report, heard_at = self.inbox.report(job.uid), self.inbox.heard_at(job.uid)

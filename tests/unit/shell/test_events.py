@@ -10,7 +10,16 @@ from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
 from windlass.api.meta import Reason
 from windlass.core.decision import Event
-from windlass.shell.events import BURST, NOTE_LENGTH, REFILL_SECONDS, SERIES_SECONDS, Recorder, cut
+from windlass.shell.events import (
+    BURST,
+    NOTE_LENGTH,
+    REFILL_SECONDS,
+    REMEMBERED,
+    ROUTINE_SECONDS,
+    SERIES_SECONDS,
+    Recorder,
+    cut,
+)
 
 JOB = {"metadata": {"name": "ft", "namespace": "team", "uid": "run-1", "resourceVersion": "7"}}
 
@@ -76,6 +85,37 @@ async def test_a_job_cannot_flood(api: FakeApi, hand: Hand) -> None:
     hand.at += REFILL_SECONDS
     await made.record(JOB, event("later"))
     assert len(stored(api)) == int(BURST) + 1
+
+
+async def test_checkpoints_are_told_of_once_a_minute_and_take_nothing_from_the_rest(
+    api: FakeApi, hand: Hand
+) -> None:
+    made = recorder(api, hand)
+    for step in range(300):
+        await made.record(JOB, event(f"step-{step} verified", Reason.CHECKPOINT_COMMITTED))
+        hand.at += 1
+    notes = [body["note"] for body in stored(api)]
+    assert notes == [f"step-{step} verified" for step in range(0, 300, int(ROUTINE_SECONDS))]
+    for number in range(int(BURST)):
+        await made.record(JOB, event(f"failure {number}"))
+    assert len(stored(api)) == len(notes) + BURST, "the whole budget is there for what matters"
+    assert made.dropped == 0
+
+
+async def test_each_job_tells_of_its_own_checkpoints(api: FakeApi, hand: Hand) -> None:
+    made = recorder(api, hand)
+    other = {"metadata": JOB["metadata"] | {"uid": "run-2"}}
+    for job in (JOB, other, JOB):
+        await made.record(job, event("step-1 verified", Reason.CHECKPOINT_COMMITTED))
+    assert sorted(body["regarding"]["uid"] for body in stored(api)) == ["run-1", "run-2"]
+
+
+async def test_jobs_with_checkpoints_are_remembered_up_to_a_bound(api: FakeApi, hand: Hand) -> None:
+    made = recorder(api, hand)
+    for number in range(REMEMBERED + 10):
+        assert made._is_due((f"run-{number}", Reason.CHECKPOINT_COMMITTED), hand.at)
+    assert len(made._routine) == REMEMBERED
+    assert not made._is_due((f"run-{REMEMBERED}", Reason.CHECKPOINT_COMMITTED), hand.at)
 
 
 @pytest.mark.parametrize("fault", [Fault("POST", "events", 403), Fault("POST", "events", drop=True)])

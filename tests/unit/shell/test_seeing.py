@@ -271,6 +271,31 @@ async def test_a_stranger_that_became_ours_is_none(api: FakeApi, hand: Hand, lif
 # --- memory ----------------------------------------------------------------------------------------
 
 
+def body_of(uid: str, version: str, phase: str = "Pending") -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"ft-{uid}", "uid": uid, "resourceVersion": version, "labels": {}},
+        "status": {"phase": phase},
+    }
+
+
+def test_a_pod_is_read_again_only_when_it_changed() -> None:
+    memory = Memory()
+    [first, second] = memory.pods([body_of("a", "1"), body_of("b", "2")])
+    [again, changed] = memory.pods([body_of("a", "1"), body_of("b", "3", "Running")])
+    assert again is first
+    assert (second.phase, changed.phase) == ("Pending", "Running")
+
+
+def test_pods_that_are_gone_are_forgotten() -> None:
+    memory = Memory()
+    memory.pods([body_of("a", "1"), body_of("b", "2")])
+    assert [view.uid for view in memory.pods([body_of("b", "2")])] == ["b"]
+    assert set(memory.views) == {"b"}
+    # The name again, by another pod.
+    [view] = memory.pods([body_of("c", "2")])
+    assert view.uid == "c"
+
+
 def test_memory_begins_empty() -> None:
     assert Memory() == Memory(refusals={}, strangers={}, warnings={}, starting=False, proven=None)
 

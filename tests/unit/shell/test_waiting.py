@@ -264,13 +264,17 @@ async def test_lines_are_the_same_however_they_are_cut(texts: list[str], cuts: l
         ("<html>502</html>", {"message": "<html>502</html>"}),
         ("[1]", {"message": "[1]"}),
         ("x" * 900, {"message": "x" * 500}),
+        (
+            '{"a": "\u00e4\\u00e4", "b": 12345678901234567890, "c": 1e-3}',
+            {"a": "ää", "b": 12345678901234567890, "c": 0.001},
+        ),
     ],
-    ids=["json", "empty", "a proxy", "a list", "long"],
+    ids=["json", "empty", "a proxy", "a list", "long", "letters and numbers"],
 )
 async def test_answers_of_proxies_become_messages(text: str, answer: dict[str, Any]) -> None:
     class Response:
-        async def text(self) -> str:
-            return text
+        async def read(self) -> bytes:
+            return text.encode()
 
     assert await read_json(Response()) == answer  # type: ignore[arg-type]
 

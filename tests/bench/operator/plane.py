@@ -25,9 +25,9 @@ from windlass.cli.cluster.paths import KUBERNETES_VERSION, cache_directory
 
 PODS_PER_NODE = 250
 RATE, BURST = 2000, 4000
-LISTING = {"KUBE_FEATURE_WatchListClient": "false"}
-"""Debian's etcd 3.4 tells the server of no progress, which a watch that begins with a list needs: kwok's would end each
-time, come again after a pause that grows to most of a minute, and leave pods that are being deleted as they are."""
+NO_WATCH_LISTS = "--feature-gates=WatchList=false"
+"""Debian's etcd 3.4 tells the server of no progress, without which it ends every watch that begins with all objects. kwok
+begins all of its watches so: each ended at once and came again after a pause that grew to a minute."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def alone(directory: Path) -> Iterator[Plane]:
         # Events are kept for an hour by default, which is longer than this lives.
         "--delete-collection-workers=8",
         "--profiling=true",
+        NO_WATCH_LISTS,
     ]
     with running(directory, flags=flags) as api:
         for crd in shipped_crds():
@@ -83,7 +84,7 @@ def whole(directory: Path, pods: int) -> Iterator[Plane]:
         nodes = max(4, math.ceil(pods / PODS_PER_NODE))
         for number in range(nodes):
             plane.api.create("/api/v1/nodes", node(f"played-{number}")).expect(201)
-        with started(commands(found, plane, config), directory, LISTING) as processes:
+        with started(commands(found, plane, config), directory) as processes:
 
             def ready() -> bool:
                 ended = [process.args for process in processes if process.poll() is not None]

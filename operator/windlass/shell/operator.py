@@ -51,7 +51,7 @@ UPKEEP_SECONDS: Final = 10.0
 FAREWELL_SECONDS: Final = 2.0
 GATHER_SECONDS: Final = 0.2
 """How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
-BUSY_GATHER_SECONDS: Final = 2.0
+BUSY_GATHER_SECONDS: Final = 5.0
 """The same while many jobs are due: what only counts pods must not delay those that have none yet."""
 OURS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 

@@ -26,8 +26,8 @@ from windlass.cli.cluster.paths import KUBERNETES_VERSION, cache_directory
 PODS_PER_NODE = 250
 RATE, BURST = 2000, 4000
 NO_WATCH_LISTS = "--feature-gates=WatchList=false"
-"""Debian's etcd 3.4 tells the server of no progress, without which it ends every watch that begins with all objects. kwok
-begins all of its watches so: each ended at once and came again after a pause that grew to a minute."""
+"""Debian's etcd 3.4 tells the server of no progress, without which it ends every watch that begins with all objects.
+kwok begins all of its watches so: each ended at once and came again after a pause that grew to a minute."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Decision. Same arguments, same answer: no clock, no I/O, no memory.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
+from typing import Any
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
@@ -22,15 +22,12 @@ from windlass.core.judges.lifecycle import until_deadline
 from windlass.core.judges.nodes import forced_deletes, until_forced, until_node_is_lost
 from windlass.core.judges.queued import until_given_up
 from windlass.core.observed import Job, Observed
+from windlass.core.pace import progress_interval, standing_interval
 from windlass.core.planning.estimate import with_memory_advice
 from windlass.core.settings import RenderSettings
 from windlass.core.status import messages
 from windlass.core.status.events import events_between
 from windlass.core.suspects import until_expiry
-
-PROGRESS_INTERVAL: Final = timedelta(seconds=5)
-STANDING_INTERVAL: Final = timedelta(seconds=30)
-"""How often progress is written while steps are taken, and while nothing but the time of the report moves."""
 
 
 def decide(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Decision:
@@ -142,10 +139,11 @@ def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
     if old.updated_at is None:
         return 0.0
     standing = new.model_copy(update={"updated_at": old.updated_at}) == old
-    due = old.updated_at + (STANDING_INTERVAL if standing else PROGRESS_INTERVAL)
+    longest = standing_interval(facts.seen.runs_heard)
+    due = old.updated_at + (longest if standing else progress_interval(facts.seen.runs_heard))
     left = (due - facts.now).total_seconds()
     # A clock ahead of ours must not hold writes back for long.
-    return max(min(left, STANDING_INTERVAL.total_seconds()), 0.0)
+    return max(min(left, longest.total_seconds()), 0.0)
 
 
 def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:

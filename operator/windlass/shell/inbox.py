@@ -1,27 +1,36 @@
 """The latest report of each run and the orders that answer it.
 
 The report server puts reports in, rounds take them out and leave orders. Memory only: a report carries the
-leader's whole view, so losing one costs nothing.
+leader's whole view, so losing one costs nothing. With many runs leaders are asked to report more seldom, and a report
+that only moves numbers is no reason for a round at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from windlass.api.contract import Orders, Report
+from windlass.core.pace import report_seconds
 from windlass.shell.clock import utc_now
+
+HEARD: Final = timedelta(seconds=20)
+COUNTED: Final = timedelta(seconds=5)
+"""A run counts as heard for so long, and runs are counted so often."""
 
 
 class Inbox:
-    """Reports and orders by the run's UID. `arrived` hears of each report that counts."""
+    """Reports and orders by the run's UID. `arrived` hears of each report that counts, and whether it is routine."""
 
     def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
         self._now = now
         self._reports: dict[str, Report] = {}
         self._heard: dict[str, datetime] = {}
         self._orders: dict[str, Orders] = {}
-        self.arrived: Callable[[Report], None] = lambda _: None
+        self._runs = 0
+        self._counted_at: datetime | None = None
+        self.arrived: Callable[[Report, bool], None] = lambda *_: None
 
     def put(self, report: Report) -> Orders:
         """Take a report unless a newer one is known, and answer with the orders of the last decision."""
@@ -29,8 +38,17 @@ class Inbox:
         if known is None or is_newer(report, known):
             self._reports[report.run.uid] = report
             self._heard[report.run.uid] = self._now()
-            self.arrived(report)
-        return self.orders(report.run.uid)
+            self.arrived(report, known is not None and is_routine(report, known))
+        orders, pause = self.orders(report.run.uid), report_seconds(self.runs_heard())
+        return orders.model_copy(update={"retry_after_seconds": pause}) if pause else orders
+
+    def runs_heard(self) -> int:
+        """Runs of which a report came lately."""
+        now = self._now()
+        if self._counted_at is None or not timedelta() <= now - self._counted_at < COUNTED:
+            self._counted_at = now
+            self._runs = sum(now - at < HEARD for at in self._heard.values())
+        return self._runs
 
     def report(self, uid: str) -> Report | None:
         """The latest report of a run."""
@@ -60,3 +78,16 @@ def is_newer(report: Report, known: Report) -> bool:
     if report.pod_uid == known.pod_uid:
         return report.sequence > known.sequence
     return report.ticket >= known.ticket
+
+
+def is_routine(report: Report, known: Report) -> bool:
+    """Whether a report tells nothing new but numbers: steps, losses, seconds."""
+    names = ("sequence", "sent_at", "progress", "timeline", "tracking")
+    numbers = {name: getattr(known, name) for name in names}
+    if (report.tracking is None) != (known.tracking is None) or report.progress.phase != known.progress.phase:
+        return False
+    if report.tracking is not None and known.tracking is not None:
+        spooled = {"spooled": known.tracking.spooled}
+        if report.tracking.model_copy(update=spooled) != known.tracking:
+            return False
+    return report.model_copy(update=numbers) == known

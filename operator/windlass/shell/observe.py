@@ -145,6 +145,7 @@ class Observer:
             refusals=tuple(memory.refusals.values()),
             nodes=self.caches.nodes.of(bodies),
             listening_since=self.listening_since,
+            runs_heard=self.inbox.runs_heard(),
             rendered=rendered,
         )
 

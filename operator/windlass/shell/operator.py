@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from windlass.api.contract import Report
 from windlass.api.meta import LABEL_MANAGED_BY, MANAGED_BY, REPORT_PATH
+from windlass.core.pace import progress_interval
 from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell import health as probes
@@ -53,6 +55,8 @@ GATHER_SECONDS: Final = 0.2
 """How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
 BUSY_GATHER_SECONDS: Final = 5.0
 """The same while many jobs are due: what only counts pods must not delay those that have none yet."""
+MANY_RUNS: Final = 50
+"""Up to so many, each report is a round: what it costs is nothing beside following closely."""
 OURS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
@@ -130,9 +134,7 @@ class Operator:
             cache.changed = partial(self._add_owner_of_object, cache)
         self.caches.claims.changed = self._add_namespace
         self.caches.nodes.cache.changed = self._add_tenants
-        self.inbox.arrived = lambda report: self.queue.add(
-            (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name), urgent=True
-        )
+        self.inbox.arrived = self._add_sender
         self.metrics.show_jobs(lambda: self.caches.jobs, lambda: self.elector.leading)
         for reflector in self.reflectors:
             self._health.alive.append(
@@ -154,6 +156,15 @@ class Operator:
 
     def _add_job(self, body: dict[str, Any]) -> None:
         self.queue.add((FINE_TUNE_JOBS.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+
+    def _add_sender(self, report: Report, routine: bool) -> None:
+        """Look at the run at once; where many run and numbers alone moved, only when they may be written."""
+        key = (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
+        runs = self.inbox.runs_heard()
+        if routine and runs > MANY_RUNS:
+            self.queue.add_after(key, progress_interval(runs).total_seconds())
+        else:
+            self.queue.add(key, urgent=True)
 
     def _add_owner(self, body: dict[str, Any], *, gather: bool = False) -> None:
         """Look at the owner: at once and before others, or a little later together with what follows."""

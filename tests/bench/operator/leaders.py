@@ -26,6 +26,7 @@ from windlass.api.status import CheckpointRecord, Progress
 Json = dict[str, Any]
 HOST = f"{SERVICE}.{SYSTEM}.svc"
 SAVE_STEPS = 10
+REPORT_SECONDS = 2.0
 
 
 @dataclass
@@ -44,11 +45,12 @@ class Leader:
     incarnation: int = 1
     sequence: int = 0
     step: int = 0
+    moved: int = 0
     saves: list[CheckpointRecord] = field(default_factory=list)
 
     def save(self) -> int:
         """A checkpoint was verified; its step."""
-        self.step += SAVE_STEPS
+        self.step, self.moved = self.step + SAVE_STEPS, 0
         name = f"step-{self.step:09d}"
         record = CheckpointRecord(
             step=self.step,
@@ -74,7 +76,9 @@ class Leader:
             sent_at=datetime.now(UTC),
             incarnation=self.incarnation,
             phase=Phase.TRAIN,
-            progress=Progress(step=self.step, total_steps=1_000_000, loss=2.0, tokens_per_second=1000.0),
+            progress=Progress(
+                step=self.step + self.moved, total_steps=1_000_000, loss=2.0, tokens_per_second=1000.0
+            ),
             checkpoints=list(self.saves),
             members=self.members,
             **said,
@@ -131,6 +135,7 @@ class Line:
     def __init__(self, ports: list[int], authority: Path) -> None:
         self.ports = ports
         self.refused: list[str] = []
+        self.routine = 0
         self._context = ssl.create_default_context(cafile=str(authority))
         self._session: aiohttp.ClientSession | None = None
 
@@ -144,21 +149,37 @@ class Line:
         assert self._session is not None
         await self._session.close()
 
-    async def send(self, leader: Leader, body: bytes) -> None:
-        """One report; a refusal is noted."""
+    async def send(self, leader: Leader, body: bytes) -> float:
+        """One report; a refusal is noted. Seconds that the operator asks to wait before the next."""
         assert self._session is not None
         url = f"https://127.0.0.1:{self.ports[0]}{REPORT_PATH}"
         headers = {"Authorization": f"Bearer {leader.token}", "Content-Type": "application/json"}
         try:
             async with self._session.post(url, data=body, headers=headers, server_hostname=HOST) as answer:
-                if answer.status != 200:
-                    self.refused.append(f"{leader.job}: {answer.status} {(await answer.text())[:200]}")
+                if answer.status == 200:
+                    return float((await answer.json()).get("retryAfterSeconds", 0.0))
+                self.refused.append(f"{leader.job}: {answer.status} {(await answer.text())[:200]}")
         except (aiohttp.ClientError, TimeoutError) as error:
             self.refused.append(f"{leader.job}: {type(error).__name__}")
+        return 0.0
 
     async def all_train(self, leaders: list[Leader]) -> None:
         """First reports of all: their gangs train."""
         await each(leaders, lambda leader: self.send(leader, leader.report()), at_once=16)
+
+    async def steady(self, leaders: list[Leader]) -> None:
+        """What every leader sends besides news: its numbers, as often as an agent would. Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number, leader in enumerate(leaders):
+                group.create_task(self._steady(leader, REPORT_SECONDS * number / len(leaders)))
+
+    async def _steady(self, leader: Leader, offset: float) -> None:
+        await asyncio.sleep(offset)
+        while True:
+            leader.moved = min(leader.moved + 1, SAVE_STEPS - 1)
+            asked = await self.send(leader, leader.report())
+            self.routine += 1
+            await asyncio.sleep(max(REPORT_SECONDS, asked))
 
     async def changes(
         self, leaders: list[Leader], per_second: float, seconds: float

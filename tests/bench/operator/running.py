@@ -270,14 +270,17 @@ async def changes(here: Scene) -> None:
         await settled(here, operator)
         shown = Shown()
         version = (await here.api.send("GET", JOBS.format(NAMESPACE), query={"limit": "1"}))["metadata"]
+        steady = here.group.create_task(line.steady(played))
         watch = here.group.create_task(shown.follow(here.api, NAMESPACE, version["resourceVersion"]))
         pace = min(options.changes_per_second, 2.0 * len(played))
         began, cpu = time.time(), operator.cpu_seconds()
         used = plane.cpu_seconds(os.getpid())
         told = await line.changes(played, pace, options.seconds)
+        routine = line.routine
         worked, programs = operator.cpu_seconds() - cpu, figures.used(used, plane.cpu_seconds(os.getpid()))
         took = time.time() - began
         await wait_for_all(shown, told)
+        steady.cancel()
         await settled(here, operator)
         watch.cancel()
     delays, missing = shown.delays(told)
@@ -290,6 +293,7 @@ async def changes(here: Scene) -> None:
         "writesPerChange": round(len(writes) / len(told), 3),
         "writesByResource": by_resource(writes),
         "readsByResource": by_resource(of_jobs(audit.reads_since(began))),
+        "routineReportsPerSecond": round(routine / took, 1),
         "refusedReports": len(line.refused),
         "firstRefusals": line.refused[:3],
         "operatorCores": round(worked / took, 3),

@@ -22,9 +22,11 @@ from windlass.api.status import (
     TrackingStatus,
 )
 from windlass.core.decision import Decision
-from windlass.core.reconcile import PROGRESS_INTERVAL, STANDING_INTERVAL, weighty
+from windlass.core.pace import progress_interval, standing_interval
+from windlass.core.reconcile import weighty
 
 PODS = (a_pod(0, 1), a_pod(1, 2))
+PROGRESS_INTERVAL, STANDING_INTERVAL = progress_interval(1), standing_interval(1)
 
 
 def progress(step: int, **fields: Any) -> Progress:
@@ -107,6 +109,39 @@ def test_pace_of_moving_and_of_standing_progress(
     assert (decision.status is not None) is written
     if again is not None:
         assert decision.requeue_after_seconds == pytest.approx(again)
+
+
+@pytest.mark.parametrize(
+    ("runs", "step", "seconds", "written", "again"),
+    [
+        (100, 41, 4.9, False, 0.1),
+        (100, 41, 5.0, True, None),
+        (1000, 41, 5.0, False, 45.0),
+        (1000, 41, 49.0, False, 1.0),
+        (1000, 41, 50.0, True, None),
+        # Standing progress is never written more often than moving progress.
+        (1000, 40, 30.0, False, 20.0),
+        (1000, 40, 50.0, True, None),
+        (200, 40, 29.0, False, 1.0),
+    ],
+)
+def test_with_many_runs_numbers_are_written_more_seldom(
+    runs: int, step: int, seconds: float, written: bool, again: float | None
+) -> None:
+    now = NOW + timedelta(seconds=seconds)
+    heard = a_report(sent_at=now, progress=progress(step))
+    decision = judge(training(), now=now, pods=PODS, report=heard, runs_heard=runs)
+    assert (decision.status is not None) is written
+    if again is not None:
+        assert decision.requeue_after_seconds == pytest.approx(again)
+
+
+@pytest.mark.parametrize(("name", "fields", "at_once"), AT_ONCE, ids=[row[0] for row in AT_ONCE])
+def test_news_is_written_at_once_however_many_run(name: str, fields: dict[str, Any], at_once: bool) -> None:
+    now = NOW + timedelta(seconds=1)
+    report = a_report(**({"sent_at": now, "progress": progress(40)} | fields))
+    decision = judge(training(), now=now, pods=PODS, report=report, runs_heard=4000)
+    assert (decision.status is not None) is at_once, name
 
 
 def test_clock_that_was_ahead_holds_writes_back_for_half_a_minute_at_most() -> None:

@@ -117,7 +117,7 @@ async def rig(api: FakeApi, hand: Hand) -> AsyncIterator[Rig]:
 
 async def test_a_members_report_is_kept_and_answered_with_orders(rig: Rig) -> None:
     arrived: list[Report] = []
-    rig.inbox.arrived = arrived.append
+    rig.inbox.arrived = lambda report, _: arrived.append(report)
     rig.inbox.set_orders("run-1", Orders(action="SaveAndExit", reason="Suspended"))
     code, answer, _ = await rig.post()
     assert (code, answer["action"], answer["reason"]) == (200, "SaveAndExit", "Suspended")

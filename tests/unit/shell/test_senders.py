@@ -22,7 +22,7 @@ from windlass.shell.identity import (
     read,
     review,
 )
-from windlass.shell.inbox import Inbox, is_newer
+from windlass.shell.inbox import COUNTED, HEARD, Inbox, is_newer, is_routine
 from windlass.shell.reports import BURST, RATE_PER_SECOND, RateLimit, Refusal, is_member, parse, refuse
 
 POD_UID = "authentication.kubernetes.io/pod-uid"
@@ -203,8 +203,8 @@ def test_which_report_replaces_which(new: Report, known: Report, newer: bool) ->
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 3)), min_size=1, max_size=15),
 )
 def test_inbox_holds_the_latest_of_the_latest_leader(sent: list[tuple[int, int]]) -> None:
-    inbox, arrived = Inbox(), []
-    inbox.arrived = arrived.append
+    inbox, arrived = Inbox(), list[Report]()
+    inbox.arrived = lambda report, _: arrived.append(report)
     for sequence, ticket in sent:
         inbox.put(report(sequence, ticket=ticket, uid=f"p{ticket}"))
     kept = inbox.report("r")
@@ -239,6 +239,90 @@ def test_hearing_counts_by_our_clock_and_only_what_is_news() -> None:
     assert inbox.heard_at("r") == datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     inbox.put(report(3))
     assert inbox.heard_at("r") == now[0]
+
+
+def test_many_leaders_are_asked_to_report_more_seldom() -> None:
+    now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
+    inbox = Inbox(lambda: now[0])
+    for number in range(400):
+        assert inbox.put(report(1, run=f"r{number}")).retry_after_seconds == 0.0, "counted every few seconds"
+    now[0] += COUNTED
+    inbox.set_orders("r7", Orders(action="SaveAndExit", reason="Suspended"))
+    answer = inbox.put(report(2, run="r7"))
+    assert (answer.action, answer.reason, answer.retry_after_seconds) == ("SaveAndExit", "Suspended", 4.0)
+    assert inbox.orders("r7").retry_after_seconds == 0.0, "the order itself is as it was given"
+    now[0] += HEARD
+    assert inbox.put(report(3, run="r7")).retry_after_seconds == 0.0, "the others are not heard any more"
+    assert inbox.runs_heard() == 1
+
+
+def test_runs_are_counted_anew_after_the_clock_was_set_back() -> None:
+    now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
+    inbox = Inbox(lambda: now[0])
+    assert inbox.runs_heard() == 0
+    now[0] -= timedelta(hours=1)
+    inbox.put(report(1))
+    assert inbox.runs_heard() == 1
+
+
+PROGRESS = {"phase": "Train", "step": 7, "loss": 2.5}
+NEWS: list[tuple[dict[str, Any], bool]] = [
+    ({}, True),
+    ({"progress": PROGRESS | {"step": 8, "loss": 2.4, "etaSeconds": 3.0}}, True),
+    ({"sentAt": "2026-11-23T12:00:02Z"}, True),
+    ({"timeline": {"startedAt": "2026-11-23T11:00:00Z", "until": "2026-11-23T12:00:00Z"}}, True),
+    ({"tracking": {"runId": "a", "spooled": 9}}, True),
+    ({"tracking": {"runId": "b"}}, False),
+    ({"tracking": None}, False),
+    ({"progress": PROGRESS | {"phase": "Save"}}, False),
+    ({"phase": "Save"}, False),
+    ({"podUid": "p2"}, False),
+    ({"ticket": 2}, False),
+    ({"incarnation": 4}, False),
+    ({"restarts": 1}, False),
+    ({"lostSteps": 3}, False),
+    ({"checkpoints": [{"name": "step-7", "step": 7, "incarnation": 1, "digest": "d"}]}, False),
+    ({"recoveries": [{"incarnation": 2, "rung": "InPlace", "class": "Crash"}]}, False),
+    ({"failure": {"reason": "Crash", "class": "Crash"}}, False),
+    ({"members": [{"index": 0, "pod": "ft-0-1", "podUid": "p1", "ready": True}]}, False),
+    ({"nodes": 2}, False),
+    ({"wanted": "RecreateGang"}, False),
+    ({"saveError": "no space left"}, False),
+    ({"unsaved": "nothing is saved"}, False),
+    ({"stall": "rank 1"}, False),
+    ({"straggler": "rank 1"}, False),
+    ({"lossSpike": "step 7"}, False),
+    ({"trackingError": "refused"}, False),
+    ({"output": {"uri": "pvc://c/out"}}, False),
+    ({"resume": {"step": 5}}, False),
+    ({"plan": {"warnings": ["a"]}}, False),
+    ({"verdict": {"result": "Succeeded"}}, False),
+]
+
+
+@pytest.mark.parametrize(("change", "routine"), NEWS, ids=[",".join(row[0]) or "nothing" for row in NEWS])
+def test_which_reports_are_routine(change: dict[str, Any], routine: bool) -> None:
+    base = report(1).to_wire() | {"progress": PROGRESS, "tracking": {"runId": "a"}, "phase": "Train"}
+    known = Report.model_validate(base)
+    new = Report.model_validate(base | {"sequence": 2} | change)
+    assert is_routine(new, known) is routine
+
+
+def test_every_field_of_a_report_was_thought_of() -> None:
+    numbers = {"sequence", "sent_at", "progress", "timeline", "tracking"}
+    tried = {key for change, _ in NEWS for key in change}
+    fixed = {"version", "run", "pod", "attempt"}
+    names = {info.alias or name for name, info in Report.model_fields.items() if name not in fixed}
+    assert names - tried == {"sequence"} and numbers <= set(Report.model_fields)
+
+
+def test_the_first_report_is_news_and_the_next_may_be_routine() -> None:
+    inbox, heard = Inbox(), list[bool]()
+    inbox.arrived = lambda _, routine: heard.append(routine)
+    for sequence in (1, 2, 2, 3):
+        inbox.put(report(sequence))
+    inbox.put(report(1, ticket=2, uid="p2"))
+    assert heard == [False, True, True, False]
 
 
 # --- reading and refusing --------------------------------------------------------------------------

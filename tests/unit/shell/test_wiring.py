@@ -22,7 +22,7 @@ from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
 from windlass.shell.health import Health, LoopLag, answer, limit
 from windlass.shell.metrics import Metrics, add
-from windlass.shell.operator import BUSY_GATHER_SECONDS, GATHER_SECONDS, OURS, Operator
+from windlass.shell.operator import BUSY_GATHER_SECONDS, GATHER_SECONDS, MANY_RUNS, OURS, Operator
 from windlass.shell.queue import BUSY_KEYS
 from windlass.shell.settings import Settings
 
@@ -118,6 +118,21 @@ async def test_what_cannot_wait_is_looked_at_before_all_others(operator: Operato
         case _:
             services.drop(owned())
     assert operator.queue.take() == ("FineTuneJob", "team", "ft")
+
+
+@pytest.mark.parametrize(("runs", "pause"), [(MANY_RUNS, 0.0), (MANY_RUNS + 1, 5.0), (1000, 50.0)])
+async def test_numbers_of_many_runs_are_no_reason_for_a_round_at_once(
+    operator: Operator, runs: int, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.inbox.put(report(1))
+    assert keys(operator) == ["FineTuneJob/team/ft"], "the first one is news"
+    monkeypatch.setattr(operator.inbox, "runs_heard", lambda: runs)
+    operator.inbox.put(report(2))
+    assert keys(operator) == ([] if pause else ["FineTuneJob/team/ft"])
+    waits = wait(operator)
+    assert (waits or 0.0) == pytest.approx(pause, abs=0.2)
+    operator.inbox.put(report(3).model_copy(update={"restarts": 1}))
+    assert keys(operator) == ["FineTuneJob/team/ft"], "news never waits"
 
 
 def a_pod(phase: str = "Running", *, version: int = 3, leaving: bool = False) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
 from windlass.core.observed import Job, NodeView, Observed, PodView
+from windlass.core.pace import silence
 from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.core.status import progress
@@ -30,8 +31,6 @@ from windlass.core.status.conditions import Aspect, is_true, merge
 # A pod that outlives its grace period by this much has no kubelet that could end it.
 DEAD_KUBELET = timedelta(seconds=30)
 LOST_NODE = ("DeletionByTaintManager",)
-# Agents are heard every two seconds, by way of the leader, who misses a silent one after ten.
-SILENCE = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +130,8 @@ class Facts:
             return True
         known = (self.seen.listening_since, self.seen.heard_at)
         newest = max(at for at in known if at is not None)
-        if self.now - newest >= SILENCE:
+        # Agents are heard by way of the leader, who misses a silent one after ten seconds.
+        if self.now - newest >= silence(self.seen.runs_heard):
             return False
         if self.report is None:
             return True

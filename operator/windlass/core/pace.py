@@ -1,12 +1,13 @@
 """How often runs report and have their progress written, by how many of them run.
 
 A few runs are followed closely; with hundreds, what only moves numbers must not take what decisions need. Every report
-costs the operator a handshake, every write of a status the API server tens of milliseconds. News is never paced: a
-leader with news reports at once, and what decisions change is written at once.
+costs the operator a handshake, every write of a status the API server tens of milliseconds. News is never held back:
+what an agent tells at once it still does, and what changes by a decision is written at once.
 """
 
 from __future__ import annotations
 
+import zlib
 from datetime import timedelta
 from typing import Final
 
@@ -14,9 +15,12 @@ REPORTS_PER_SECOND: Final = 100.0
 REPORT_SECONDS: Final = 2.0
 """Agents report so often unless asked for less."""
 LONGEST_REPORT_SECONDS: Final = 6.0
-"""A leader counts as silent after 15 s: two reports may be lost before that."""
+SILENCE_SECONDS: Final = 15.0
+"""A leader that reports every 2 s counts as silent after so long."""
 WRITES_PER_SECOND: Final = 20.0
 PROGRESS_SECONDS: Final = 5.0
+LONGEST_PROGRESS_SECONDS: Final = 50.0
+"""Reached at 1,000 runs. For the account of costs an operator whose last write is a minute old was away."""
 STANDING_SECONDS: Final = 30.0
 
 
@@ -26,11 +30,22 @@ def report_seconds(runs: int) -> float:
     return min(wanted, LONGEST_REPORT_SECONDS) if wanted > REPORT_SECONDS else 0.0
 
 
-def progress_interval(runs: int) -> timedelta:
-    """How often the progress of one run is written while steps are taken."""
-    return timedelta(seconds=max(PROGRESS_SECONDS, runs / WRITES_PER_SECOND))
+def silence(runs: int) -> timedelta:
+    """After how long without a report a leader counts as silent: one report may be lost to a time-out before that."""
+    return timedelta(seconds=SILENCE_SECONDS + max(0.0, report_seconds(runs) - REPORT_SECONDS))
 
 
-def standing_interval(runs: int) -> timedelta:
+def progress_interval(runs: int, uid: str = "") -> timedelta:
+    """How often the progress of one run is written while steps are taken.
+
+    Runs with a `uid` differ by up to a quarter where there are many: a new operator hears of all of them within
+    seconds, and they would be due together ever after.
+    """
+    spread = 0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000 if uid else 1.0
+    wanted = max(PROGRESS_SECONDS, spread * runs / WRITES_PER_SECOND)
+    return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS))
+
+
+def standing_interval(runs: int, uid: str = "") -> timedelta:
     """The same while nothing but the time of the report moves."""
-    return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs))
+    return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid))

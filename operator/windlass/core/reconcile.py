@@ -139,8 +139,9 @@ def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
     if old.updated_at is None:
         return 0.0
     standing = new.model_copy(update={"updated_at": old.updated_at}) == old
-    longest = standing_interval(facts.seen.runs_heard)
-    due = old.updated_at + (longest if standing else progress_interval(facts.seen.runs_heard))
+    runs, uid = facts.seen.runs_heard, facts.job.uid
+    longest = standing_interval(runs, uid)
+    due = old.updated_at + (longest if standing else progress_interval(runs, uid))
     left = (due - facts.now).total_seconds()
     # A clock ahead of ours must not hold writes back for long.
     return max(min(left, longest.total_seconds()), 0.0)

@@ -36,9 +36,14 @@ class Inbox:
         """Take a report unless a newer one is known, and answer with the orders of the last decision."""
         known = self._reports.get(report.run.uid)
         if known is None or is_newer(report, known):
+            now, before = self._now(), self._heard.get(report.run.uid)
+            # A leader that is heard again after a silence is news, whatever it says.
+            lately = before is not None and now - before < HEARD
+            if not lately and self._counted_at is not None:
+                self._runs += 1
             self._reports[report.run.uid] = report
-            self._heard[report.run.uid] = self._now()
-            self.arrived(report, known is not None and is_routine(report, known))
+            self._heard[report.run.uid] = now
+            self.arrived(report, known is not None and lately and is_routine(report, known))
         orders, pause = self.orders(report.run.uid), report_seconds(self.runs_heard())
         return orders.model_copy(update={"retry_after_seconds": pause}) if pause else orders
 

@@ -54,7 +54,8 @@ class WatchProbe:
                 await self.compare()
             except (ApiError, Unreachable) as error:
                 LOG.warning("jobs not compared", problem=str(error)[:300])
-            pause = min(max(SHARE * (self._clock() - began), INTERVAL_SECONDS), LONGEST_INTERVAL_SECONDS)
+            took = self._clock() - began
+            pause = max(min(SHARE * took, LONGEST_INTERVAL_SECONDS - took), INTERVAL_SECONDS)
 
     async def compare(self) -> None:
         """One comparison."""
@@ -73,7 +74,7 @@ class WatchProbe:
                 known = self._jobs.get(*name)
                 if known is None or version_of(known) < newest:
                     behind[name] = newest
-                    # Behind what was there half a minute ago already: no matter of timing.
+                    # Behind what was there at the last comparison already: no matter of timing.
                     stuck = stuck or (name in self._behind and self._is_behind(name, self._behind[name]))
             self._drop_missing(present, version, namespace)
         self._behind = behind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from unit.core.builders import (
@@ -181,6 +183,28 @@ def test_suspend_asks_a_working_gang_to_save_before_it_deletes() -> None:
 def test_suspend_deletes_at_once_what_is_not_at_work() -> None:
     pods = (a_pod(0, 1, phase="Pending", started_at=None), a_pod(1, 2))
     assert len(judge(suspended_job(), pods=pods).deletes) == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "listens", "saves"),
+    [
+        (at(590), None, True),
+        (at(500), None, False),
+        # A new operator: what the one before wrote last may be old, the leader has not spoken to this one yet.
+        (at(500), at(590), True),
+        (at(500), at(500), False),
+        # No leader has ever been heard: there is nobody to ask.
+        (None, at(590), False),
+    ],
+)
+def test_suspend_asks_whoever_was_heard_or_could_not_be_yet(
+    told: datetime | None, listens: datetime | None, saves: bool
+) -> None:
+    progress = Progress(step=40, updated_at=told)
+    job = a_job().on_attempt(1, 1, 2, progress=progress).suspended()
+    decision = judge(job, now=at(600), pods=RUNNING, listening_since=listens)
+    assert decision.orders.action == "SaveAndExit", "also for whoever is deleted"
+    assert (decision.deletes == ()) is saves
 
 
 def test_suspend_deletes_after_the_grace_period() -> None:

@@ -111,29 +111,18 @@ def test_pace_of_moving_and_of_standing_progress(
         assert decision.requeue_after_seconds == pytest.approx(again)
 
 
-@pytest.mark.parametrize(
-    ("runs", "step", "seconds", "written", "again"),
-    [
-        (100, 41, 4.9, False, 0.1),
-        (100, 41, 5.0, True, None),
-        (1000, 41, 5.0, False, 45.0),
-        (1000, 41, 49.0, False, 1.0),
-        (1000, 41, 50.0, True, None),
-        # Standing progress is never written more often than moving progress.
-        (1000, 40, 30.0, False, 20.0),
-        (1000, 40, 50.0, True, None),
-        (200, 40, 29.0, False, 1.0),
-    ],
-)
-def test_with_many_runs_numbers_are_written_more_seldom(
-    runs: int, step: int, seconds: float, written: bool, again: float | None
-) -> None:
-    now = NOW + timedelta(seconds=seconds)
-    heard = a_report(sent_at=now, progress=progress(step))
-    decision = judge(training(), now=now, pods=PODS, report=heard, runs_heard=runs)
-    assert (decision.status is not None) is written
-    if again is not None:
-        assert decision.requeue_after_seconds == pytest.approx(again)
+@pytest.mark.parametrize("runs", [1, 80, 400, 1000, 4000])
+@pytest.mark.parametrize("step", [40, 41], ids=["standing", "moving"])
+def test_with_many_runs_numbers_are_written_more_seldom(runs: int, step: int) -> None:
+    uid = training().build().uid
+    pace = progress_interval(runs, uid) if step == 41 else standing_interval(runs, uid)
+    for early in (0.5, -0.01):
+        now = NOW + pace - timedelta(seconds=early)
+        heard = a_report(sent_at=now, progress=progress(step))
+        decision = judge(training(), now=now, pods=PODS, report=heard, runs_heard=runs)
+        assert (decision.status is not None) is (early < 0)
+        if early > 0:
+            assert decision.requeue_after_seconds == pytest.approx(early)
 
 
 @pytest.mark.parametrize(("name", "fields", "at_once"), AT_ONCE, ids=[row[0] for row in AT_ONCE])

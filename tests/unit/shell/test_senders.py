@@ -245,7 +245,8 @@ def test_many_leaders_are_asked_to_report_more_seldom() -> None:
     now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
     inbox = Inbox(lambda: now[0])
     for number in range(400):
-        assert inbox.put(report(1, run=f"r{number}")).retry_after_seconds == 0.0, "counted every few seconds"
+        asked = inbox.put(report(1, run=f"r{number}")).retry_after_seconds
+        assert asked == (0.0 if number < 200 else (number + 1) / 100)
     now[0] += COUNTED
     inbox.set_orders("r7", Orders(action="SaveAndExit", reason="Suspended"))
     answer = inbox.put(report(2, run="r7"))
@@ -263,6 +264,30 @@ def test_runs_are_counted_anew_after_the_clock_was_set_back() -> None:
     now[0] -= timedelta(hours=1)
     inbox.put(report(1))
     assert inbox.runs_heard() == 1
+
+
+def test_a_leader_that_is_heard_again_after_a_silence_is_news() -> None:
+    """Its silence was told in status, which no timer takes back."""
+    now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
+    inbox, heard = Inbox(lambda: now[0]), list[bool]()
+    inbox.arrived = lambda _, routine: heard.append(routine)
+    for sequence, gap in ((1, 0.0), (2, 2.0), (3, 19.9), (4, 20.0), (5, 61.0), (6, 2.0)):
+        now[0] += timedelta(seconds=gap)
+        inbox.put(report(sequence))
+    assert heard == [False, True, True, False, False, True]
+
+
+def test_leaders_that_come_all_at_once_are_counted_at_once() -> None:
+    """A new operator hears of a thousand runs before it would count again."""
+    now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
+    inbox = Inbox(lambda: now[0])
+    assert inbox.runs_heard() == 0
+    for number in range(300):
+        inbox.put(report(1, run=f"r{number}"))
+        inbox.put(report(2, run=f"r{number}"))
+    assert inbox.runs_heard() == 300
+    now[0] += COUNTED
+    assert inbox.runs_heard() == 300
 
 
 PROGRESS = {"phase": "Train", "step": 7, "loss": 2.5}

@@ -155,6 +155,9 @@ def is_at_work(facts: Facts) -> bool:
     if leader is None or not leader.is_running or leader.deletion_timestamp is not None:
         return False
     heard = facts.seen.heard_at or facts.status.progress.updated_at
+    if facts.seen.heard_at is None and heard is not None and facts.seen.listening_since is not None:
+        # What an operator before this one wrote may be old; the leader has not had the time to speak to this one.
+        heard = max(heard, facts.seen.listening_since)
     return heard is not None and facts.now - heard < FRESH_REPORT
 
 

@@ -14,12 +14,13 @@ from windlass.api.running import Toleration
 from windlass.api.status import SuspectNode
 from windlass.core import queues
 from windlass.core.decision import Delete
-from windlass.core.facts import DEAD_KUBELET, SILENCE, Facts, Outcome, parse_verdict
+from windlass.core.facts import DEAD_KUBELET, Facts, Outcome, parse_verdict
 from windlass.core.failure.budget import Charge
 from windlass.core.failure.nodes import SUSPICION_CHARACTERS, blames_node, is_bad_node, suspicion_of
 from windlass.core.gang import replace_members
 from windlass.core.judges.loss import Loss, worst
 from windlass.core.observed import PodView, Taint
+from windlass.core.pace import silence
 from windlass.core.status import conditions, messages
 from windlass.core.suspects import excluded, suspected
 
@@ -169,7 +170,8 @@ def until_node_is_lost(facts: Facts) -> float | None:
         return None
     alive = [slot.pod for slot in facts.slots if slot.pod is not None and not slot.pod.is_terminal]
     doubtful = [pod for pod in alive if (node := facts.node(pod)) is not None and not node.ready]
-    return SILENCE.total_seconds() if any(facts.is_heard(pod) for pod in doubtful) else None
+    longest = silence(facts.seen.runs_heard).total_seconds()
+    return longest if any(facts.is_heard(pod) for pod in doubtful) else None
 
 
 def exclusion_is_over(facts: Facts) -> Outcome | None:

@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RANGES = ("10.196.0.0/15", "10.198.0.0/15", "172.22.0.0/15", "198.18.0.0/15")
 
 
+CLAIMED: list[str] = []
+"""Ranges of this run's clusters: one that is chosen is used later, and perhaps again after the cluster was down."""
+
+
 @dataclass(frozen=True)
 class Cluster:
     """One cluster of the tests and the ways to speak to it."""
@@ -72,18 +76,25 @@ class Cluster:
         return document
 
 
+def claimed_range() -> str:
+    """An address range for a cluster of this run, for as long as the run lasts."""
+    CLAIMED.append(free_range())
+    return CLAIMED[-1]
+
+
 def free_range() -> str:
-    """An address range that no route of this machine touches."""
+    """An address range that no route of this machine touches and that no cluster of this run was promised."""
     routes = json.loads(
         subprocess.run(["ip", "-json", "route", "show"], capture_output=True, text=True, check=True).stdout
     )
     used = [
         ipaddress.IPv4Network(route["dst"], strict=False) for route in routes if route["dst"] != "default"
     ]
+    used += [ipaddress.IPv4Network(one) for one in CLAIMED]
     for candidate in RANGES:
         if not any(ipaddress.IPv4Network(candidate).overlaps(other) for other in used):
             return candidate
-    raise AssertionError(f"every one of {RANGES} is in use: {routes}")
+    raise AssertionError(f"every one of {RANGES} is in use: {routes}, {CLAIMED}")
 
 
 def until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:

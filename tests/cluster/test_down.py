@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster_support import Cluster, free_range, link, output, snapshot, until
+from tests.cluster.cluster_support import Cluster, claimed_range, free_range, link, output, snapshot, until
 from windlass.cli.cluster import network, sandbox
 from windlass.cli.cluster.paths import Layout
 from windlass.cli.cluster.state import start_ticks
@@ -47,7 +47,7 @@ spec:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster that each test brings to the state it needs, in whatever order they run."""
-    mine = Cluster(Layout(tmp_path_factory.mktemp("own") / "cluster"), free_range())
+    mine = Cluster(Layout(tmp_path_factory.mktemp("own") / "cluster"), claimed_range())
     yield mine
     mine.command("down")
 

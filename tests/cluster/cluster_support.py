@@ -22,8 +22,6 @@ from windlass.cli.cluster.paths import Layout, cache_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 RANGES = ("10.196.0.0/15", "10.198.0.0/15", "172.22.0.0/15", "198.18.0.0/15")
-
-
 CLAIMED: list[str] = []
 """Ranges of this run's clusters: one that is chosen is used later, and perhaps again after the cluster was down."""
 

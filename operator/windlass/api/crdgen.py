@@ -114,8 +114,8 @@ def schema(definition: Definition) -> Schema:
             # The longest name the server takes: rules about it need a bound for their cost.
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
             "spec": of_node(read(definition.spec), "", spec=True),
-            # One writer, always the whole of it: as one value it is compared and owned as such, which halves what
-            # the server keeps about who owns which field, and reads and writes with each status.
+            # One writer, always the whole of it: as one value it is compared and owned as such, and the server keeps
+            # little about who owns which field, which it reads and writes with each status.
             "status": {
                 **of_node(read(definition.status), "", spec=False),
                 "x-kubernetes-map-type": "atomic",

@@ -67,7 +67,7 @@ def _freeze(schema: Schema, rule: Rule) -> None:
     """Write a rule about a block that may not change at that block, and above it that it neither comes nor goes.
 
     The server judges all rules at every status write, and copies the schemas of all neighbours for each field
-    that an expression names: from above, a rule costs it twenty times as much.
+    that an expression names: a rule above all blocks copies the most.
     """
     *way, name = rule.path.split(".")
     holder = schema

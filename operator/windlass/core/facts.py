@@ -22,7 +22,7 @@ from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
 from windlass.core.observed import Job, NodeView, Observed, PodView
-from windlass.core.pace import silence
+from windlass.core.pace import unheard_after
 from windlass.core.render.gang import shared_objects
 from windlass.core.settings import RenderSettings
 from windlass.core.status import progress
@@ -131,7 +131,7 @@ class Facts:
         known = (self.seen.listening_since, self.seen.heard_at)
         newest = max(at for at in known if at is not None)
         # Agents are heard by way of the leader, who misses a silent one after ten seconds.
-        if self.now - newest >= silence(self.seen.runs_heard):
+        if self.now - newest >= unheard_after(self.seen.runs_heard):
             return False
         if self.report is None:
             return True

@@ -340,7 +340,7 @@ class Observed:
     nodes: tuple[NodeView, ...] = ()
     # Since when this operator can hear reports; silence before that says nothing.
     listening_since: datetime | None = None
-    # How many runs are heard now, this one among them: the more, the more seldom is progress written (see `pace`).
+    # How many runs are heard now, this one among them: reports and writes of progress are paced by it (see `pace`).
     runs_heard: int = 0
     # The objects besides pods as this attempt should have them, if the shell has them at hand.
     rendered: tuple[Mapping[str, Any], ...] | None = None

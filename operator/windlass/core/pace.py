@@ -15,8 +15,8 @@ REPORTS_PER_SECOND: Final = 100.0
 REPORT_SECONDS: Final = 2.0
 """Agents report so often unless asked for less."""
 LONGEST_REPORT_SECONDS: Final = 6.0
-SILENCE_SECONDS: Final = 15.0
-"""A leader that reports every 2 s counts as silent after so long."""
+UNHEARD_SECONDS: Final = 15.0
+"""An agent whose leader reports every 2 s counts as unheard after so long."""
 WRITES_PER_SECOND: Final = 20.0
 PROGRESS_SECONDS: Final = 5.0
 LONGEST_PROGRESS_SECONDS: Final = 50.0
@@ -30,22 +30,22 @@ def report_seconds(runs: int) -> float:
     return min(wanted, LONGEST_REPORT_SECONDS) if wanted > REPORT_SECONDS else 0.0
 
 
-def silence(runs: int) -> timedelta:
-    """After how long without a report a leader counts as silent: one report may be lost to a time-out before that."""
-    return timedelta(seconds=SILENCE_SECONDS + max(0.0, report_seconds(runs) - REPORT_SECONDS))
+def unheard_after(runs: int) -> timedelta:
+    """How long without a report makes an agent unheard: its leader may lose one report to a time-out before that."""
+    return timedelta(seconds=UNHEARD_SECONDS + max(0.0, report_seconds(runs) - REPORT_SECONDS))
 
 
-def progress_interval(runs: int, uid: str = "") -> timedelta:
+def progress_interval(runs: int, uid: str) -> timedelta:
     """How often the progress of one run is written while steps are taken.
 
-    Runs with a `uid` differ by up to a quarter where there are many: a new operator hears of all of them within
-    seconds, and they would be due together ever after.
+    Where there are many, runs differ by up to a quarter: a new operator hears of all of them within seconds, and they
+    would be due together ever after.
     """
-    spread = 0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000 if uid else 1.0
+    spread = 0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000
     wanted = max(PROGRESS_SECONDS, spread * runs / WRITES_PER_SECOND)
     return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS))
 
 
-def standing_interval(runs: int, uid: str = "") -> timedelta:
+def standing_interval(runs: int, uid: str) -> timedelta:
     """The same while nothing but the time of the report moves."""
     return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid))

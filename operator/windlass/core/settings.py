@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from windlass.core.cost import PriceList
+from windlass.core.pace import REPORT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class RenderSettings:
     host_root: tuple[HostRootMount, ...] = ()
     report_url: str | None = None
     report_server_name: str = ""
-    report_interval_seconds: float = 2.0
+    report_interval_seconds: float = REPORT_SECONDS
     ca_pem: str = ""
     # Keys of taints that say that a node's devices are not sound; a trailing * stands for anything.
     health_taints: tuple[str, ...] = ()

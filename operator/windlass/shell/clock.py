@@ -11,6 +11,9 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
+
+SHARE: Final = 20
 
 
 def utc_now() -> datetime:
@@ -25,3 +28,8 @@ class Clock:
     monotonic: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = utc_now
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+def seldom(took: float, *, least: float, most: float) -> float:
+    """Seconds to pause after work that took so many: repeated, it fills a twentieth of the time, within the bounds."""
+    return max(min(SHARE * took, most), least)

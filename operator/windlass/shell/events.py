@@ -32,8 +32,7 @@ REFILL_SECONDS: Final = 60.0
 """One event more per minute and job, up to BURST."""
 ROUTINE: Final = frozenset({Reason.CHECKPOINT_COMMITTED})
 ROUTINE_SECONDS: Final = 60.0
-"""Each of these is written at most once a minute and job: an event costs the server a sixth of a status write, and
-status lists all checkpoints anyway."""
+"""Each of these is written at most once a minute and job: an event is a write, and status lists what it tells."""
 REMEMBERED: Final = 2048
 CONTROLLER: Final = "windlass.dev/operator"
 

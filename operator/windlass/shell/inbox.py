@@ -87,12 +87,8 @@ def is_newer(report: Report, known: Report) -> bool:
 
 def is_routine(report: Report, known: Report) -> bool:
     """Whether a report tells nothing new but numbers: steps, losses, seconds."""
-    names = ("sequence", "sent_at", "progress", "timeline", "tracking")
-    numbers = {name: getattr(known, name) for name in names}
-    if (report.tracking is None) != (known.tracking is None) or report.progress.phase != known.progress.phase:
-        return False
+    numbers: dict[str, object] = {name: getattr(known, name) for name in ("sequence", "sent_at", "timeline")}
+    numbers["progress"] = known.progress.model_copy(update={"phase": report.progress.phase})
     if report.tracking is not None and known.tracking is not None:
-        spooled = {"spooled": known.tracking.spooled}
-        if report.tracking.model_copy(update=spooled) != known.tracking:
-            return False
+        numbers["tracking"] = report.tracking.model_copy(update={"spooled": known.tracking.spooled})
     return report.model_copy(update=numbers) == known

@@ -162,7 +162,7 @@ class Operator:
         key = (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
         runs = self.inbox.runs_heard()
         if routine and runs > MANY_RUNS:
-            self.queue.add_after(key, progress_interval(runs).total_seconds())
+            self.queue.add_after(key, progress_interval(runs, report.run.uid).total_seconds())
         else:
             self.queue.add(key, urgent=True)
 

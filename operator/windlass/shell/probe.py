@@ -10,7 +10,7 @@ from typing import Final
 
 from windlass.shell.cache import Cache, Name, name_of, slim_metadata, version_of
 from windlass.shell.client import Client
-from windlass.shell.clock import Clock
+from windlass.shell.clock import Clock, seldom
 from windlass.shell.errors import ApiError, Unreachable
 from windlass.shell.logging import logger
 from windlass.shell.resources import FINE_TUNE_JOBS
@@ -18,8 +18,7 @@ from windlass.shell.resources import FINE_TUNE_JOBS
 LOG = logger("probe")
 INTERVAL_SECONDS: Final = 30.0
 LONGEST_INTERVAL_SECONDS: Final = 50.0
-SHARE: Final = 20
-"""One list takes at most so small a part of the time, unless health would count the watch as stuck by then."""
+"""From one list to the next, where the server takes long: one may fail before health counts the watch as stuck."""
 
 
 class WatchProbe:
@@ -55,7 +54,7 @@ class WatchProbe:
             except (ApiError, Unreachable) as error:
                 LOG.warning("jobs not compared", problem=str(error)[:300])
             took = self._clock() - began
-            pause = max(min(SHARE * took, LONGEST_INTERVAL_SECONDS - took), INTERVAL_SECONDS)
+            pause = seldom(took, least=INTERVAL_SECONDS, most=LONGEST_INTERVAL_SECONDS - took)
 
     async def compare(self) -> None:
         """One comparison."""

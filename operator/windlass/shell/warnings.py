@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from windlass.shell.client import Client
-from windlass.shell.clock import Clock
+from windlass.shell.clock import Clock, seldom
 from windlass.shell.errors import ApiError, Unreachable
 from windlass.shell.resources import EVENTS
 
@@ -21,8 +21,6 @@ Json = dict[str, Any]
 WARNING_SECONDS: Final = 5.0
 REMEMBERED_SECONDS: Final = 120.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
-SHARE: Final = 20
-"""One list takes at most so small a part of the time."""
 # A pod that waits for a node was refused by the scheduler; that is told by its conditions already.
 SCHEDULERS: Final = "FailedScheduling"
 FIELDS: Final = f"type=Warning,regarding.kind=Pod,reason!={SCHEDULERS}"
@@ -64,7 +62,7 @@ class Warnings:
         finally:
             # As of the answer, or of its failure: those that have waited for a slow one must not ask again in turn.
             board.at = self._clock()
-            board.pause = min(max(SHARE * (board.at - began), WARNING_SECONDS), LONGEST_PAUSE_SECONDS)
+            board.pause = seldom(board.at - began, least=WARNING_SECONDS, most=LONGEST_PAUSE_SECONDS)
         board.notes = {}
         for event in sorted(listing.items, key=lambda event: str(event["at"])):
             if event["reason"] != SCHEDULERS:

@@ -22,11 +22,11 @@ from contract.operator.harness import JOBS, SERVICE, SYSTEM
 from windlass.api.contract import MemberReport, Report, RunIdentity
 from windlass.api.meta import REPORT_AUDIENCE, REPORT_PATH, Phase
 from windlass.api.status import CheckpointRecord, Progress
+from windlass.core.pace import REPORT_SECONDS
 
 Json = dict[str, Any]
 HOST = f"{SERVICE}.{SYSTEM}.svc"
 SAVE_STEPS = 10
-REPORT_SECONDS = 2.0
 
 
 @dataclass
@@ -45,6 +45,7 @@ class Leader:
     incarnation: int = 1
     sequence: int = 0
     step: int = 0
+    # Steps since the last checkpoint.
     moved: int = 0
     saves: list[CheckpointRecord] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from contract.crd.specs import GROUPS_THAT_FIT_NOT, JOBS, NO_QUEUES, VALID, change
+from contract.crd.specs import ABSENT, GROUPS_THAT_FIT_NOT, JOBS, NO_QUEUES, VALID, change
 from contract.server import Client
 from windlass.api.validation import validate
 
@@ -417,6 +417,31 @@ def test_what_a_run_stands_on_cannot_change(api_server: Client, job: dict[str, A
     assert row.says in message
     assert "create a new job" in message
     assert [one.path for one in validate(changed, previous=job)] == [row.at]
+
+
+@pytest.mark.bad_input("B68")
+@pytest.mark.parametrize(
+    ("path", "value", "at"),
+    [
+        ("spec.adapter.rank", 9, "spec.adapter"),
+        ("spec.adapter", ABSENT, "spec.adapter"),
+        ("spec.scheduling.queue.name", "b", "spec.scheduling.queue"),
+        ("spec.scheduling.queue", ABSENT, "spec.scheduling.queue"),
+        ("spec.scheduling", ABSENT, "spec.scheduling.queue"),
+    ],
+)
+def test_what_may_be_left_out_neither_changes_nor_goes(
+    api_server: Client, namespace: str, path: str, value: Any, at: str
+) -> None:
+    adapted = change("spec.adapter", {"type": "LoRA", "rank": 8})
+    adapted = change("spec.scheduling.queue", {"name": "a"}, adapted)
+    stored = api_server.create(JOBS.format(namespace), adapted).expect(201)
+    changed = change(path, value, stored)
+    answer = api_server.replace(f"{JOBS.format(namespace)}/job", changed, dry_run=True)
+    assert answer.code == 422
+    assert ["cannot change after creation" in message for field, message in answer.causes] == [True]
+    assert [field for field, _ in answer.causes] == [at]
+    assert [one.path for one in validate(changed, previous=stored)] == [at]
 
 
 @pytest.mark.parametrize(

@@ -260,20 +260,22 @@ def test_decimal_bounds_in_both_languages(
     assert not any(rule.holds(value, None) for value in outside)
 
 
+MOVED = Rule(
+    cel="whole",
+    holds=lambda *_: False,
+    wrong="moved",
+    got="{self.a.b}, was {old.a.b}",
+    allowed="x",
+    hint="y",
+    path="a.b",
+    transition=True,
+)
+
+
 def test_a_rule_may_show_old_and_new() -> None:
-    rule = Rule(
-        cel="true",
-        holds=lambda *_: False,
-        wrong="moved",
-        got="{self.a.b}, was {old.a.b}",
-        allowed="x",
-        hint="y",
-        path="a.b",
-        transition=True,
-    )
-    assert rule.text({"a": {"b": 2}}, {"a": {"b": 1}}) == "moved (got 2, was 1); allowed: x. hint: y"
-    assert rule.text({}, {}) == "moved (got nothing, was nothing); allowed: x. hint: y"
-    wire = rule.to_kubernetes()
+    assert MOVED.text({"a": {"b": 2}}, {"a": {"b": 1}}) == "moved (got 2, was 1); allowed: x. hint: y"
+    assert MOVED.text({}, {}) == "moved (got nothing, was nothing); allowed: x. hint: y"
+    wire = MOVED.to_kubernetes()
     assert wire["fieldPath"] == ".a.b"
     assert 'has(oldSelf.a.b) ? string(oldSelf.a.b) : "nothing"' in wire["messageExpression"]
     assert wire["message"] == "moved; allowed: x. hint: y"
@@ -285,26 +287,15 @@ def test_a_rule_may_show_old_and_new() -> None:
         ("", "{self.a.b}, was {old.a.b}", "a.b"),
         ("a", "{self.b}, was {old.b}", "b"),
         ("a.b", "{self}, was {old}", ""),
-        # A neighbour whose name begins alike is another.
-        ("a.", "{self.b}, was {old.b}", "b"),
+        # Another block, whose name begins alike.
         ("ab", "{self.a.b}, was {old.a.b}", "a.b"),
     ],
 )
 def test_a_rule_seen_from_a_block(block: str, got: str, path: str) -> None:
-    rule = Rule(
-        cel="whole",
-        holds=lambda *_: False,
-        wrong="moved",
-        got="{self.a.b}, was {old.a.b}",
-        allowed="x",
-        hint="y",
-        path="a.b",
-        transition=True,
-    )
-    near = rule.seen_from(block.rstrip("."), "near")
+    near = MOVED.seen_from(block, "near")
     assert (near.cel, near.got, near.path) == ("near", got, path)
     assert (near.wrong, near.allowed, near.hint, near.transition) == ("moved", "x", "y", True)
-    assert rule.cel == "whole", "the rule itself stays"
+    assert MOVED.cel == "whole", "the rule itself stays"
 
 
 def test_a_whole_block_is_shown_as_a_scalar() -> None:

@@ -26,7 +26,7 @@ from windlass.core.pace import progress_interval, standing_interval
 from windlass.core.reconcile import weighty
 
 PODS = (a_pod(0, 1), a_pod(1, 2))
-PROGRESS_INTERVAL, STANDING_INTERVAL = progress_interval(1), standing_interval(1)
+PROGRESS_INTERVAL, STANDING_INTERVAL = progress_interval(1, "any"), standing_interval(1, "any")
 
 
 def progress(step: int, **fields: Any) -> Progress:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from unit.shell.fakeapi import FakeApi
-from windlass.shell.client import Client
+from windlass.shell.client import Client, Listing
 from windlass.shell.clock import Clock
 
 
@@ -32,6 +33,22 @@ class Hand:
 
     def clock(self) -> Clock:
         return Clock(monotonic=self.monotonic, now=self.now, sleep=self.sleep)
+
+
+def slow_lists(client: Client, hand: Hand, took: float, *ends: BaseException | None) -> list[float]:
+    """Let each list take so long and end with these errors in turn, then with nothing; when they were asked for."""
+    asked: list[float] = []
+
+    async def slow(*_: Any, **__: Any) -> Listing:
+        asked.append(hand.at)
+        hand.at += took
+        end = ends[len(asked) - 1] if len(asked) <= len(ends) else None
+        if end is not None:
+            raise end
+        return Listing([], "1")
+
+    client.list = slow  # type: ignore[method-assign]
+    return asked
 
 
 @pytest.fixture

@@ -17,12 +17,11 @@ import pytest
 import yaml
 
 from contract.operator.harness import write_serving_pair
-from unit.shell.conftest import Hand
+from unit.shell.conftest import Hand, slow_lists
 from unit.shell.fakeapi import FakeApi, Fault
 from windlass.shell import credentials as creds
 from windlass.shell import permissions
 from windlass.shell.cache import Cache, slim_pod
-from windlass.shell.client import Listing
 from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials, CredentialsError, from_kubeconfig
 from windlass.shell.endpoint import PORT_NAME, endpoint_slice, publish
@@ -184,19 +183,8 @@ async def test_a_busy_job_is_no_proof_of_a_stuck_watch(api: FakeApi, hand: Hand)
 async def test_a_slow_server_is_compared_with_more_seldom(
     api: FakeApi, hand: Hand, took: float, pause: float
 ) -> None:
-    client, asked = api.client(), 0
-
-    async def slow(*_: Any, **__: Any) -> Listing:
-        nonlocal asked
-        asked += 1
-        hand.at += took
-        if asked == 3:
-            raise asyncio.CancelledError
-        if asked == 2:
-            raise Unreachable("no answer")
-        return Listing([], "1")
-
-    client.list = slow  # type: ignore[method-assign]
+    client = api.client()
+    slow_lists(client, hand, took, None, Unreachable("no answer"), asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
         await WatchProbe(client, Cache(), (), hand.clock()).run()
     assert hand.slept == [30.0, pause, pause], "an answer that never came took its time too"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unit.shell.conftest import Hand
+from unit.shell.conftest import Hand, slow_lists
 from unit.shell.fakeapi import FakeApi, Fault
 from windlass.shell.client import Listing
 from windlass.shell.errors import Unreachable
@@ -58,23 +58,13 @@ async def test_a_server_that_takes_long_is_asked_more_seldom(
     api: FakeApi, hand: Hand, took: float, pause: float
 ) -> None:
     """Each list reads all events of the namespace: on a busy server that is the load that makes pods slow."""
-    client, asked = api.client(), 0
-
-    async def slow(*_: Any, **__: Any) -> Listing:
-        nonlocal asked
-        asked += 1
-        hand.at += took
-        return Listing([], "1")
-
-    client.list = slow  # type: ignore[method-assign]
+    client = api.client()
+    asked = slow_lists(client, hand, took)
     made = Warnings(client, hand.clock())
-    await made.about("team", "u")
-    hand.at += pause - 0.01
-    await made.about("team", "u")
-    assert asked == 1
-    hand.at += 0.02
-    await made.about("team", "u")
-    assert asked == 2
+    for later in (0.0, pause - 0.01, 0.02):
+        hand.at += later
+        await made.about("team", "u")
+    assert len(asked) == 2 and asked[1] - asked[0] == pytest.approx(took + pause, abs=0.02)
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -20,7 +20,7 @@ from windlass.core.failure.nodes import SUSPICION_CHARACTERS, blames_node, is_ba
 from windlass.core.gang import replace_members
 from windlass.core.judges.loss import Loss, worst
 from windlass.core.observed import PodView, Taint
-from windlass.core.pace import silence
+from windlass.core.pace import unheard_after
 from windlass.core.status import conditions, messages
 from windlass.core.suspects import excluded, suspected
 
@@ -170,8 +170,8 @@ def until_node_is_lost(facts: Facts) -> float | None:
         return None
     alive = [slot.pod for slot in facts.slots if slot.pod is not None and not slot.pod.is_terminal]
     doubtful = [pod for pod in alive if (node := facts.node(pod)) is not None and not node.ready]
-    longest = silence(facts.seen.runs_heard).total_seconds()
-    return longest if any(facts.is_heard(pod) for pod in doubtful) else None
+    pause = unheard_after(facts.seen.runs_heard).total_seconds()
+    return pause if any(facts.is_heard(pod) for pod in doubtful) else None
 
 
 def exclusion_is_over(facts: Facts) -> Outcome | None:

@@ -120,6 +120,12 @@ def test_a_node_is_lost_when_neither_it_nor_the_agent_on_it_is_heard(
     assert suspects(decision) == (LOST if lost else {})
 
 
+@pytest.mark.parametrize(("silent", "lost"), [(18, False), (19, True)])
+def test_where_many_run_an_agent_is_given_more_time(silent: float, lost: bool) -> None:
+    """Their leaders report every six seconds."""
+    assert tickets(seen(UP[0], DOWN, silent_seconds=silent, runs_heard=600)) == ([1, 3] if lost else [1, 2])
+
+
 def test_an_operator_that_has_just_begun_to_listen_waits_for_a_report() -> None:
     fields: dict[str, Any] = {
         "pods": (a_pod(0, 1), a_pod(1, 2)),
@@ -154,6 +160,8 @@ def test_only_an_agent_in_doubt_is_watched_by_a_timer(
     seen_now = Observed(pods=pods, nodes=nodes, listening_since=at(50))
     facts = gather(a_job().on_attempt(1, 1, 2).build(), seen_now, at(60), settings)
     assert until_node_is_lost(facts) == (15.0 if wakes else None)
+    many = gather(facts.job, replace(seen_now, runs_heard=600), at(60), settings)
+    assert until_node_is_lost(many) == (19.0 if wakes else None)
 
 
 @pytest.mark.fault("F24")

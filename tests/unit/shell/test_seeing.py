@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi, Fault
 from unit.shell.life import Life, world
+from unit.shell.test_senders import report
 from windlass.core.observed import Job, Observed, PodView
 from windlass.shell.observe import (
     STARTING_SECONDS,
@@ -294,6 +295,13 @@ def test_pods_that_are_gone_are_forgotten() -> None:
     # The name again, by another pod.
     [view] = memory.pods([body_of("c", "2")])
     assert view.uid == "c"
+
+
+async def test_a_round_sees_how_many_runs_are_heard(api: FakeApi, life: Life) -> None:
+    await started(api, life)
+    for run in ("r1", "r2", "r3"):
+        life.inbox.put(report(run=run))
+    assert (await look(life)).runs_heard == 3
 
 
 def test_memory_begins_empty() -> None:

@@ -5,6 +5,7 @@ The cluster is brought up if it does not run, and left as it was found.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -73,12 +74,38 @@ class Installation:
             and len(self.operator_pods()) == 2
         )
 
+    def scale(self, replicas: int) -> None:
+        """So many operators; those that are too many go at once."""
+        name = f"{release.RELEASE}-operator"
+        apps = client.AppsV1Api(self.api)
+        apps.patch_namespaced_deployment_scale(name, self.namespace, {"spec": {"replicas": replicas}})
+        core = client.CoreV1Api(self.api)
+
+        def reached() -> bool:
+            present = self.operator_pods()
+            for pod in present if not replicas else []:
+                with gone_is_fine():
+                    core.delete_namespaced_pod(pod.metadata.name, self.namespace, grace_period_seconds=0)
+            return len(present) == self.ready_operators() == replicas
+
+        eventually(reached, f"{replicas} operators", 120)
+
     def ready_operators(self) -> int:
         return sum(
             all(status.ready for status in pod.status.container_statuses or [])
             for pod in self.operator_pods()
             if pod.status.phase == "Running" and pod.status.container_statuses
         )
+
+
+@contextlib.contextmanager
+def gone_is_fine() -> Iterator[None]:
+    """What is to be deleted may go by itself first."""
+    try:
+        yield
+    except ApiException as error:
+        if error.status != 404:
+            raise
 
 
 def cluster_command(*arguments: str) -> int:
@@ -157,13 +184,11 @@ def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
         "windlass.dev", "v1alpha1", jobs.namespace, "finetunejobs"
     )["items"]:
         name = item["metadata"]["name"]
-        try:
+        with gone_is_fine():
             jobs.delete(name)
-        except ApiException as error:
-            if error.status != 404:
-                raise
         for pod in jobs.pods(name):
-            jobs.core.delete_namespaced_pod(pod.metadata.name, jobs.namespace, grace_period_seconds=0)
+            with gone_is_fine():
+                jobs.core.delete_namespaced_pod(pod.metadata.name, jobs.namespace, grace_period_seconds=0)
         eventually(lambda name=name: not jobs.pods(name), f"pods of {name} gone", 60)
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,6 +86,12 @@ class Jobs:
             and pod.status.phase == "Running"
         ]
         return alive[0] if alive else None
+
+    def ended(self, pod: Any) -> datetime | None:
+        """When the only container of this pod ended, None while it has not."""
+        seen = self.core.read_namespaced_pod(pod.metadata.name, self.namespace)
+        states = [each.state.terminated for each in seen.status.container_statuses or []]
+        return states[0].finished_at if states and states[0] is not None else None
 
     def condition(self, name: str, kind: str) -> Manifest | None:
         rows = [row for row in self.status(name).get("conditions", []) if row["type"] == kind]

@@ -7,6 +7,7 @@ an uncommitted save + 1.
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -133,6 +134,39 @@ def test_the_operator_may_die_during_a_restart(
     for pod in installation.operator_pods():
         jobs.core.delete_namespaced_pod(pod.metadata.name, installation.namespace, grace_period_seconds=0)
     assert_went_on(jobs, "operator-killed", "InPlace")
+
+
+@pytest.mark.fault("F22")
+def test_nothing_is_lost_of_a_run_that_ends_while_the_operator_is_away(
+    jobs: Jobs, installation: Installation, kill_rank: Any
+) -> None:
+    """A rank is killed, the run goes on and ends, and only then does anybody come to hear of it."""
+    jobs.create(tiny_job("unheard", training={"maxSteps": 400}))
+    jobs.await_step("unheard", 40)
+    leader = jobs.pod_at("unheard", 0)
+    installation.scale(0)
+    try:
+        kill_rank("unheard", 1)
+        ended = eventually(lambda: jobs.ended(leader), "the leader's end", 300)
+    finally:
+        installation.scale(2)
+    row = assert_went_on(jobs, "unheard", "InPlace")
+    status = jobs.status("unheard")
+    assert (row["signal"], status["counters"]["restarts"], status["goodput"]["lostSteps"]) == (
+        9,
+        1,
+        row["lostSteps"],
+    )
+    assert (status["progress"]["step"], status["checkpoints"][0]["step"]) == (400, 400)
+    finished = datetime.fromisoformat(status["finishedAt"])
+    # The kubelet's stamp has whole seconds; the leader's last word is before its end.
+    assert abs((finished - ended).total_seconds()) <= 1
+    assert status["goodput"]["sinceCreation"] == pytest.approx(
+        (
+            finished - datetime.fromisoformat(jobs.get("unheard")["metadata"]["creationTimestamp"])
+        ).total_seconds(),
+        abs=0.01,
+    )
 
 
 @pytest.mark.fault("F68")

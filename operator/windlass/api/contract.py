@@ -87,7 +87,7 @@ class Suspicion(StatusModel):
 
 
 class Verdict(StatusModel):
-    """How an agent ended; also its termination message (at most 4096 bytes)."""
+    """How an agent ended."""
 
     result: Literal["Succeeded", "Failed", "Preempted", "Fenced", "Paused"]
     """Paused: a guard stopped the run until its spec changes; `failure` says why."""
@@ -149,6 +149,15 @@ class Report(StatusModel):
     tracking_error: str | None = None
     output: Output | None = None
     verdict: Verdict | None = None
+
+
+class TerminationMessage(Verdict):
+    """What an agent leaves in its pod: its verdict, and if it led, the last report as far as it fits.
+
+    An operator that was away while a run ended learns from it what the run came to.
+    """
+
+    report: Report | None = None
 
 
 class Orders(StatusModel):

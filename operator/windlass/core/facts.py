@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from windlass.api.contract import Orders, Report, Verdict
+from windlass.api.contract import Orders, Report, TerminationMessage, Verdict
 from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
 from windlass.api.meta import ConditionType, Rung
 from windlass.api.running import Elastic
@@ -59,7 +59,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of one round. `status` has the report folded in; `report` is None if it does not count."""
+    """The facts of one round. `status` has folded in what was told; `report` is None if it does not count."""
 
     job: Job
     seen: Observed
@@ -73,6 +73,8 @@ class Facts:
     shared: tuple[Manifest, ...] = ()
     # Nodes of the run's pods by name, where nodes are watched.
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
+    # The leader's newest word: its report, or what it left in its pod when that is newer.
+    told: Report | None = None
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -156,7 +158,7 @@ class Facts:
 
     def state(self, aspects: Iterable[Aspect], **update: Any) -> FineTuneJobStatus:
         """The status with conditions set and fields updated."""
-        beside = progress.degradations(self.status, self.report) if self.report is not None else ()
+        beside = progress.degradations(self.status, self.told) if self.told is not None else ()
         conditions = merge(
             self.status.conditions, [*aspects, *beside], now=self.now, generation=self.job.generation
         )
@@ -184,6 +186,16 @@ def parse_verdict(text: str) -> Verdict | None:
         return None
 
 
+def parse_last_report(text: str) -> Report | None:
+    """The report in a termination message, None without one that this version can read."""
+    if parse_verdict(text) is None:
+        return None
+    try:
+        return TerminationMessage.model_validate_json(text).report
+    except ValidationError:
+        return None
+
+
 def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Facts:
     """Sort out what was seen. Pods count by their owner's UID, never by labels alone."""
     pods = tuple(
@@ -196,7 +208,8 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
     report = seen.report
     if report is not None and not progress.is_of_leader(report, leader, job.status):
         report = None
-    status = job.status if report is None else progress.fold(job.status, report)
+    told = newest_word(report, leader, job)
+    status = job.status if told is None else progress.fold(job.status, told)
     status = status.model_copy(update={"suspect_nodes": suspects.current(status.suspect_nodes, now)})
     shared: tuple[Manifest, ...] = ()
     if job.spec is not None and slots and seen.rendered is not None:
@@ -214,7 +227,18 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
         slots=slots,
         shared=shared,
         nodes={node.name: node for node in seen.nodes},
+        told=told,
     )
+
+
+def newest_word(report: Report | None, leader: PodView | None, job: Job) -> Report | None:
+    """What the leader said last. An operator that was away when it ended finds that in its pod only."""
+    if leader is None or not leader.is_terminal:
+        return report
+    left = parse_last_report(leader.termination_message)
+    if left is None or not progress.is_of_leader(left, leader, job.status):
+        return report
+    return left if report is None or left.sequence > report.sequence else report
 
 
 def find_pod(job: Job, pods: Iterable[PodView], member: Member) -> PodView | None:

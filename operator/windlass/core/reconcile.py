@@ -149,14 +149,15 @@ def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
 
 def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:
     """The account of all seconds as of this write."""
-    timeline = facts.report.timeline if facts.report is not None else None
+    timeline = facts.told.timeline if facts.told is not None else None
     before = status.goodput
-    if facts.report is not None:
-        before = before.model_copy(update={"lost_steps": max(before.lost_steps, facts.report.lost_steps)})
+    if facts.told is not None:
+        before = before.model_copy(update={"lost_steps": max(before.lost_steps, facts.told.lost_steps)})
     if timeline is None and before.seconds.training > 0:
         return before
     finished = status.finished_at is not None
-    until = facts.now if finished or timeline is None else min(timeline.until, facts.now)
+    until = facts.now if timeline is None else min(timeline.until, facts.now)
+    until = status.finished_at or until
     leader = facts.leader
     clock = Clock(
         created_at=facts.job.created_at,

@@ -16,6 +16,7 @@ from typing import Any
 
 from windlass.api.contract import Orders, RankEvent, Report, Verdict
 from windlass_workloads.agent import events as ev
+from windlass_workloads.agent import verdict as verdicts
 from windlass_workloads.agent.claims import Claims
 from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS
@@ -168,7 +169,17 @@ class Leader:
                 self._tell(command.pod_uid, command.message)
             elif not isinstance(command, ev.Open | ev.Claim | ev.End):
                 self._memoir.note(command)
-        return self._gang.verdict or Verdict(result="Preempted")
+        return self._last_word(self._gang.verdict or Verdict(result="Preempted"))
+
+    def _last_word(self, verdict: Verdict) -> Verdict:
+        """The verdict with the state of the run, for an operator that does not hear the last report."""
+        if self._gang.record is None or verdict.result == "Fenced":
+            return verdict
+        try:
+            return verdicts.with_report(verdict, self._report())
+        except Exception:  # a report that cannot be made must not take the verdict with it
+            log.exception("report failed")
+            return verdict
 
     # --- the main loop -------------------------------------------------------------------------
 
@@ -195,7 +206,7 @@ class Leader:
         elif isinstance(command, ev.Tell):
             self._tell(command.pod_uid, command.message)
         elif isinstance(command, ev.End):
-            self._pod.end(command.verdict)
+            self._pod.end(self._last_word(command.verdict))
         else:
             self._memoir.note(command)
 

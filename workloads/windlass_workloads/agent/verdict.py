@@ -1,7 +1,7 @@
 """The termination message: how an agent ended, for the operator and for whoever reads the pod.
 
 Written as soon as there is a verdict, before anything is cleaned up. Kubernetes keeps 4096 bytes, so
-evidence is cut first and hints last.
+a leader's last report is cut first, then evidence, and hints last.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-from windlass.api.contract import Verdict
+from windlass.api.contract import Report, TerminationMessage, Verdict
 from windlass.api.meta import EXIT_CODES, ExitCode, Reason
 
 MAXIMUM_BYTES: Final = 4096
 SHORT_TEXT: Final = 400
+FEWEST_CHECKPOINTS: Final = 2
 
 
 def exit_code(verdict: Verdict) -> ExitCode:
@@ -32,9 +33,40 @@ def exit_code(verdict: Verdict) -> ExitCode:
     return EXIT_CODES[verdict.failure.failure_class]
 
 
+def with_report(verdict: Verdict, report: Report) -> TerminationMessage:
+    """A leader's verdict with what it would have reported, without what nobody needs once it has ended."""
+    rest = report.model_copy(update={"members": [], "verdict": None})
+    if report.failure == verdict.failure:
+        rest = rest.model_copy(update={"failure": None})
+    return TerminationMessage.model_validate(dict(verdict) | {"report": rest})
+
+
+def shorter_report(report: Report) -> Report | None:
+    """The report without the part that is missed least, None when nothing more can go.
+
+    The plan was told at the start, and totals count every restart: rows go from the oldest on.
+    """
+    if report.plan is not None:
+        return report.model_copy(update={"plan": None})
+    rows = report.recoveries
+    for number, row in enumerate(rows):
+        if row.evidence:
+            bare = row.model_copy(update={"evidence": []})
+            return report.model_copy(update={"recoveries": [*rows[:number], bare, *rows[number + 1 :]]})
+    if report.failure is not None and report.failure.evidence:
+        return report.model_copy(update={"failure": report.failure.model_copy(update={"evidence": []})})
+    if len(report.checkpoints) > FEWEST_CHECKPOINTS:
+        return report.model_copy(update={"checkpoints": report.checkpoints[:-1]})
+    if rows:
+        return report.model_copy(update={"recoveries": rows[1:]})
+    return None
+
+
 def encode(verdict: Verdict) -> bytes:
-    """The verdict as JSON of at most 4096 bytes; evidence lines go first when it is too long."""
+    """The verdict as JSON of at most 4096 bytes; what is missed least goes first when it is too long."""
     data = verdict.model_dump_json(by_alias=True, exclude_none=True).encode()
+    if isinstance(verdict, TerminationMessage) and verdict.report is not None and len(data) > MAXIMUM_BYTES:
+        return encode(verdict.model_copy(update={"report": shorter_report(verdict.report)}))
     failure, suspicion = verdict.failure, verdict.suspicion
     if len(data) <= MAXIMUM_BYTES:
         return data

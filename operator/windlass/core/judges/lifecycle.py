@@ -5,6 +5,7 @@ Asked first, in the order of `core.chains`. What has ended stays ended, whatever
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from windlass.api.contract import Orders, Verdict
@@ -38,7 +39,9 @@ def is_finished(facts: Facts) -> Outcome | None:
     if ended is None:
         return None
     condition = find(facts.job.status.conditions, ended)
-    finished = facts.job.status.finished_at or (condition.last_transition_time if condition else facts.now)
+    # The time to live counts from when the end was told: an operator that was away tells it late.
+    stamps = [facts.job.status.finished_at, condition.last_transition_time if condition else None]
+    finished = max((stamp for stamp in stamps if stamp is not None), default=facts.now)
     orders = Orders(action="Stop", reason=condition.reason if condition else "")
     since = (facts.now - finished).total_seconds()
     ttl = facts.job.spec.ttl_seconds_after_finished if facts.job.spec is not None else None
@@ -71,7 +74,18 @@ def verdict_reached(facts: Facts) -> Outcome | None:
     if verdict.result == "Succeeded":
         return succeed(facts, verdict)
     found = verdict.failure or facts.status.last_failure or unexplained()
-    return fail(facts, reason_named(found.reason), found)
+    failed = fail(facts, reason_named(found.reason), found)
+    return replace(failed, status=failed.status.model_copy(update={"finished_at": ended_at(facts)}))
+
+
+def ended_at(facts: Facts) -> datetime:
+    """When the leader ended, as far as its pod tells; an operator may have been away since."""
+    leader, told = facts.leader, facts.told
+    if leader is None or leader.finished_at is None:
+        return facts.now
+    # The kubelet's stamp has whole seconds only.
+    last_word = told.sent_at if told is not None else leader.finished_at
+    return min(max(leader.finished_at, last_word), facts.now)
 
 
 def reason_named(text: str) -> Reason:
@@ -94,7 +108,7 @@ def succeed(facts: Facts, verdict: Verdict) -> Outcome:
     left = dict.fromkeys(("eta_seconds", "eta_low_seconds", "eta_high_seconds"), 0.0 if steps else None)
     done = status.progress.model_copy(update={"step": steps, **left})
     aspects = conditions.complete(messages.completed(steps, output.uri if output else None))
-    update = {"finished_at": facts.now, "output": output, "progress": done, "back_off_until": None}
+    update = {"finished_at": ended_at(facts), "output": output, "progress": done, "back_off_until": None}
     return Outcome(facts.state(aspects, **update), orders=Orders(action="Stop", reason=Reason.COMPLETED))
 
 

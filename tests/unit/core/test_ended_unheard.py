@@ -1,0 +1,226 @@
+"""A run ends while nobody hears its leader: what the leader left in its pod is the whole account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from unit.core.builders import (
+    NOW,
+    SETTINGS,
+    a_checkpoint,
+    a_job,
+    a_pod,
+    a_report,
+    an_ended_pod,
+    at,
+    claims,
+    conditions_of,
+    judge,
+)
+from windlass.api.contract import Report, TerminationMessage, Timeline, Verdict
+from windlass.api.meta import FailureClass, Reason, Rung
+from windlass.api.status import Failure, Output, Progress, RecoveryRecord, RecoverySeconds
+from windlass.core.decision import Decision
+from windlass.core.facts import gather, newest_word, parse_last_report
+from windlass.core.observed import Observed, PodView
+
+DONE = Verdict(result="Succeeded", step=100, incarnation=2)
+RESTART = RecoveryRecord(
+    incarnation=2,
+    rung=Rung.IN_PLACE,
+    failure_class=FailureClass.CRASH,
+    from_step=64,
+    resumed_step=50,
+    lost_steps=14,
+    seconds=RecoverySeconds(total=0.9),
+    at=at(25),
+)
+OUTPUT = Output(uri="pvc://checkpoints/team/triage/output/model")
+
+
+def last_report(**fields: Any) -> Report:
+    """What the leader would have said at second 48, after a restart that nobody heard of."""
+    told: dict[str, Any] = {
+        "sequence": 30,
+        "sent_at": at(48),
+        "incarnation": 2,
+        "phase": None,
+        "progress": Progress(step=100, total_steps=100, loss=0.5),
+        "checkpoints": [a_checkpoint(100, 2), a_checkpoint(50)],
+        "recoveries": [RESTART],
+        "restarts": 1,
+        "lost_steps": 14,
+        "output": OUTPUT,
+        "timeline": Timeline(
+            started_at=at(6), until=at(48), starting=4, loading=2, training=30, recovering=1, reworked=5
+        ),
+    }
+    return a_report(**(told | fields))
+
+
+def left(report: Report | None, verdict: Verdict = DONE, *, index: int = 0, code: int = 0) -> PodView:
+    """An ended pod with this in its termination message."""
+    text = TerminationMessage(**dict(verdict), report=report).model_dump_json(by_alias=True)
+    return an_ended_pod(index, index + 1, exit_code=code, termination_message=text)
+
+
+def ended(*pods: PodView, **seen: Any) -> Decision:
+    """What an operator decides that comes at second 90 to a gang whose last known word is of step 40."""
+    job = a_job().on_attempt(1, 1, 2, incarnation=1, progress=Progress(step=40, updated_at=at(20)))
+    return judge(job, pods=pods, now=at(90), **seen)
+
+
+@pytest.mark.fault("F1")
+@pytest.mark.fault("F22")
+def test_nothing_is_lost_of_a_run_that_ended_while_the_operator_was_away() -> None:
+    decision = ended(left(last_report()), left(None, index=1))
+    assert conditions_of(decision)["Complete"] == ("True", "Completed")
+    status = decision.status
+    assert status is not None
+    (row,) = status["recoveries"]
+    assert (row["rung"], row["fromStep"], row["lostSteps"], row["seconds"]["total"]) == (
+        "InPlace",
+        64,
+        14,
+        0.9,
+    )
+    assert (status["incarnation"], status["counters"]["restarts"], status["goodput"]["lostSteps"]) == (
+        2,
+        1,
+        14,
+    )
+    assert [each["step"] for each in status["checkpoints"]] == [100, 50]
+    assert (status["progress"]["step"], status["output"]["uri"]) == (100, OUTPUT.uri)
+    assert "Recovered" in {event.reason for event in decision.events}
+
+
+def test_the_account_ends_where_the_leader_did() -> None:
+    """Half a minute passed until the operator came: no second of it is the run's."""
+    status = ended(left(last_report()), left(None, index=1)).status
+    assert status is not None
+    assert status["finishedAt"] == at(50).isoformat().replace("+00:00", "Z")
+    goodput = status["goodput"]
+    assert goodput["sinceCreation"] == 50
+    assert (goodput["seconds"]["training"], goodput["seconds"]["reworked"]) == (30, 5)
+    assert sum(goodput["seconds"].values()) == pytest.approx(50)
+
+
+def test_a_failed_run_tells_its_history_too() -> None:
+    found = Failure(reason=Reason.BUDGET_EXHAUSTED, failure_class=FailureClass.CRASH, message="gave up")
+    verdict = Verdict(result="Failed", step=50, incarnation=2, failure=found)
+    status = ended(left(last_report(), verdict, code=7), left(None, verdict, index=1, code=7)).status
+    assert status is not None
+    assert (status["lastFailure"]["reason"], len(status["recoveries"])) == ("BudgetExhausted", 1)
+    assert status["finishedAt"] == at(50).isoformat().replace("+00:00", "Z")
+
+
+def test_a_clock_ahead_of_ours_ends_no_run_in_the_future() -> None:
+    status = ended(left(last_report(sent_at=at(500))), left(None, index=1)).status
+    assert status is not None and status["finishedAt"] == at(90).isoformat().replace("+00:00", "Z")
+
+
+def test_without_a_stamp_a_run_ends_when_it_is_seen_to() -> None:
+    pod = an_ended_pod(0, 1, exit_code=0, verdict=DONE, finished_at=None)
+    status = ended(pod, left(None, index=1)).status
+    assert status is not None and status["finishedAt"] == at(90).isoformat().replace("+00:00", "Z")
+
+
+def test_a_preempted_leader_leaves_its_successor_a_true_history() -> None:
+    """The run goes on; its rows tell at once where it stood, not only when the next leader speaks."""
+    verdict = Verdict(result="Preempted", step=70, incarnation=2)
+    report = last_report(progress=Progress(step=70, total_steps=100), output=None)
+    status = ended(left(report, verdict, code=75), a_pod(1, 2)).status
+    assert status is not None
+    assert [(row["rung"], row["fromStep"]) for row in status["recoveries"]] == [
+        ("InPlace", 64),
+        ("RecreatePod", 70),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("heard", "in_pod", "newest"),
+    [
+        (None, 30, 30),
+        (29, 30, 30),
+        (31, 30, 31),
+        (30, 30, 30),
+        (12, None, 12),
+        (None, None, None),
+    ],
+    ids=["only in the pod", "pod is newer", "report is newer", "the same", "no report in the pod", "nothing"],
+)
+def test_the_newest_word_counts(heard: int | None, in_pod: int | None, newest: int | None) -> None:
+    report = a_report(sequence=heard) if heard is not None else None
+    pod = left(last_report(sequence=in_pod) if in_pod is not None else None)
+    word = newest_word(report, pod, a_job().on_attempt(1, 1, 2).build())
+    assert (word.sequence if word is not None else None) == newest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attempt": 2}, {"ticket": 2}, {"pod_uid": "another"}],
+    ids=["attempt", "ticket", "pod"],
+)
+def test_a_word_that_is_not_the_leaders_own_does_not_count(fields: dict[str, Any]) -> None:
+    decision = ended(left(last_report(**fields)), left(None, index=1))
+    assert decision.status is not None and not decision.status.get("recoveries")
+    assert conditions_of(decision)["Complete"] == ("True", "Completed"), "its verdict does"
+
+
+def test_what_a_living_pod_left_does_not_count() -> None:
+    """Its container was started anew; the agent in it speaks for itself."""
+    pod = a_pod(0, 1, termination_message=left(last_report()).termination_message)
+    assert newest_word(None, pod, a_job().on_attempt(1, 1, 2).build()) is None
+    assert newest_word(None, None, a_job().on_attempt(1, 1, 2).build()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Traceback",
+        "{",
+        '{"result": "Maybe", "report": {}}',
+        '{"result": "Succeeded"}',
+        '{"result": "Succeeded", "report": null}',
+        '{"result": "Succeeded", "report": {"version": 1}}',
+        '{"result": "Succeeded", "report": "gone"}',
+    ],
+)
+def test_a_message_without_a_readable_report(text: str) -> None:
+    assert parse_last_report(text) is None
+
+
+def test_an_unreadable_report_does_not_take_the_verdict_with_it() -> None:
+    pod = an_ended_pod(
+        0,
+        1,
+        exit_code=0,
+        termination_message='{"result": "Succeeded", "step": 100, "report": {"version": 9}}',
+    )
+    decision = ended(pod, left(None, index=1))
+    assert conditions_of(decision)["Complete"] == ("True", "Completed")
+
+
+def test_what_is_left_is_told_but_is_no_sign_of_life() -> None:
+    job = a_job().on_attempt(1, 1, 2)
+    facts = gather(job.build(), Observed(pods=(left(last_report()),), claims=claims()), NOW, SETTINGS)
+    assert facts.told is not None and facts.report is None
+
+
+def test_what_it_could_not_save_is_told_too() -> None:
+    decision = ended(left(last_report(save_error="[Errno 28] No space left on device")), left(None, index=1))
+    assert conditions_of(decision)["CheckpointDegraded"] == ("True", "StorageFull")
+
+
+@pytest.mark.parametrize(("seconds", "deleted"), [(149, False), (150, True)])
+def test_time_to_live_counts_from_when_the_end_was_told(seconds: float, deleted: bool) -> None:
+    """A run that ended while the operator was away is not deleted before anybody could see it."""
+    job = a_job().with_spec("ttlSecondsAfterFinished", 60)
+    job = job.on_attempt(1, 1, 2).with_spec("ttlSecondsAfterFinished", 60)
+    pods = (left(last_report()), left(None, index=1))
+    written = job.after(judge(job, pods=pods, now=at(90)))
+    decision = judge(written, pods=pods, now=at(seconds))
+    assert bool(decision.deletes) is deleted

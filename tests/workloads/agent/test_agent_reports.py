@@ -150,6 +150,14 @@ def test_an_operator_that_came_back_is_told_within_five_seconds() -> None:
     assert pauses[-1] == 5.0
 
 
+@pytest.mark.parametrize("text", ["über", "… 42%|███▌", "日本語", "\ufffd", "\U0001f4a5", "\x1b[31m"])
+def test_a_report_in_any_script_arrives(operator: FakeOperator, text: str) -> None:
+    """What ranks print becomes evidence, and evidence is in every report from then on."""
+    report = empty_report().model_copy(update={"save_error": text})
+    deliver(operator.target, report, token_file=operator.token, ca_file=operator.ca)
+    assert [each.save_error for each in operator.reports] == [text]
+
+
 def test_missing_token_is_undelivered(tmp_path: Path, operator: FakeOperator) -> None:
     with pytest.raises(Undelivered, match="No such file"):
         deliver(operator.target, empty_report(), token_file=tmp_path / "none", ca_file=operator.ca)

@@ -64,7 +64,8 @@ def deliver(target: ReportTarget, report: Report, *, token_file: Path, ca_file: 
             connection.request(
                 "POST",
                 address.path or "/",
-                body=report.model_dump_json(by_alias=True, exclude_none=True),
+                # As bytes: http.client would write text as Latin-1.
+                body=report.model_dump_json(by_alias=True, exclude_none=True).encode(),
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             )
             answer = connection.getresponse()

@@ -201,6 +201,22 @@ def test_a_pull_is_no_recovery_while_followers_still_pull() -> None:
     assert (third.seconds.scheduling, third.seconds.pulling, third.seconds.recovering) == (2, 60, 0)
 
 
+def test_a_second_wait_for_a_queue_before_an_unseen_start_is_no_wait_for_a_node() -> None:
+    """Admitted at 10, back in the queue for 40 seconds, placed at 100."""
+    clock = Clock(
+        created_at=CREATED,
+        until=at(200),
+        admitted_at=at(10),
+        scheduled_at=at(100),
+        started_at=at(105),
+        queued_seconds=50,
+        finished=True,
+    )
+    timeline = Timeline(started_at=at(105), until=at(200), training=95)
+    seconds = account(clock, timeline, Goodput()).seconds
+    assert (seconds.queued, seconds.scheduling, seconds.pulling, seconds.recovering) == (50, 50, 5, 0)
+
+
 def test_a_pause_before_an_unseen_start_is_no_wait_for_a_node() -> None:
     """Suspended from 10 to 3610 while its pods were pending; then it ran and ended with nobody there."""
     clock = Clock(

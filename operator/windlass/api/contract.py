@@ -6,7 +6,7 @@ Every message carries the whole state it speaks of, so that a lost one costs not
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -149,6 +149,10 @@ class Report(StatusModel):
     tracking_error: str | None = None
     output: Output | None = None
     verdict: Verdict | None = None
+
+
+FEWEST_CHECKPOINTS: Final = 2
+"""A leader that has to cut its last report leaves no fewer rows of them, unless nothing but sums fit."""
 
 
 class TerminationMessage(Verdict):

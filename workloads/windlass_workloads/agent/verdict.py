@@ -10,10 +10,9 @@ import contextlib
 from pathlib import Path
 from typing import Final
 
-from windlass.api.contract import Report, TerminationMessage, Verdict
+from windlass.api.contract import FEWEST_CHECKPOINTS, Report, TerminationMessage, Verdict
 from windlass.api.meta import EXIT_CODES, ExitCode, Reason
 from windlass.api.status import Failure
-from windlass.core.status.progress import FEWEST_CHECKPOINTS
 
 MAXIMUM_BYTES: Final = 4096
 SHORT_TEXT: Final = 400

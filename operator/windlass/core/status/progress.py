@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from windlass.api.contract import Report
+from windlass.api.contract import FEWEST_CHECKPOINTS, Report
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
 from windlass.api.status import Plan, RecoveryRecord
@@ -19,8 +19,6 @@ from windlass.core.status import messages
 from windlass.core.status.conditions import Aspect, find
 
 RECOVERY_ROWS = 10
-# A leader that has to cut its last report leaves no fewer, unless nothing but sums fit.
-FEWEST_CHECKPOINTS = 2
 # What the operator learns from a pod and a leader cannot know: it sees only that the pod went away.
 # What the cluster says of a lost pod, and the leader's guesses that it corrects. A pod that the leader itself let go
 # looks preempted from outside; the leader knows why.

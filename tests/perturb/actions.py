@@ -132,6 +132,21 @@ def resume(world: World) -> None:
     world.set_spec(suspend=False)
 
 
+def operator_goes(world: World) -> None:
+    """Nobody takes reports or looks at anything."""
+    world.operator.is_away = True
+
+
+def operator_returns(world: World) -> None:
+    world.operator.is_away, world.gang.report = False, None
+    world.operator.restart()
+
+
+def all_pods_ended(world: World) -> bool:
+    pods = world.api.of_kind("Pod")
+    return bool(pods) and all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in pods)
+
+
 def rank_dies(world: World) -> None:
     world.gang.begin(meta.Rung.IN_PLACE)
 

@@ -50,6 +50,7 @@ class Operator:
         self.wake_at: datetime | None = None
         self.seen_version = -1
         self.previous: Snapshot = {}
+        self.is_away = False
         self.restart()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,6 +69,9 @@ class Operator:
 
     def wake(self) -> None:
         """Everything that the operator does in one tick of the world."""
+        if self.is_away:
+            self.gang.report = None
+            return
         if self.gang.report is not None:
             self.report, self.heard_at, self.gang.report = self.gang.report, self.api.now, None
             self.seen_version = -1

@@ -148,6 +148,7 @@ def run(
         if calm > 4 and is_over(world, scenario):
             break
     assert not script, f"{scenario.name}: {len(script)} actions were never done; at {world.reason()}"
+    check_account(world)
     return None
 
 
@@ -190,6 +191,22 @@ def check_invariants(world: World) -> None:
         assert by_incarnation.setdefault(incarnation, leader) == leader, (
             f"two leaders in incarnation {incarnation}"
         )
+
+
+def check_account(world: World) -> None:
+    """However the operator was disturbed, it knows of a run that is done all that its leader knew."""
+    status, store = (world.job or {}).get("status") or {}, world.gang.store
+    if world.job is None or world.reason() != "Completed":
+        return
+    rows = [(row["incarnation"], row.get("lostSteps", 0)) for row in status.get("recoveries", [])]
+    # That a pod went away before the first incarnation, only the operator knows.
+    told = [row for row in rows if row[0] > 1]
+    known = [(row.incarnation, row.lost_steps) for row in store.recoveries[-10:]]
+    assert told == known, f"told {told}, known {known}"
+    assert status["counters"]["restarts"] == store.incarnation - 1
+    ledger = [(row["step"], row["incarnation"]) for row in status.get("checkpoints", [])]
+    assert ledger == list(reversed(store.checkpoints))[:20]
+    assert status["progress"]["step"] == store.step
 
 
 def result(world: World) -> Result:

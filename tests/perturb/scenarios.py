@@ -5,6 +5,7 @@ from __future__ import annotations
 from perturb.actions import (
     GONE,
     Scenario,
+    all_pods_ended,
     always,
     at_attempt,
     at_incarnation,
@@ -28,6 +29,8 @@ from perturb.actions import (
     nothing_is_left_on_dead_nodes,
     object_vanishes,
     only_nodes,
+    operator_goes,
+    operator_returns,
     pod_is_deleted,
     pod_is_killed,
     pod_leaves_its_node,
@@ -48,6 +51,11 @@ SCENARIOS = (
     *QUEUE_SCENARIOS,
     Scenario("create-and-succeed", "Completed"),
     Scenario("rank-dies", "Completed", ((at_step(30), rank_dies),)),
+    Scenario(
+        "rank-dies-and-run-ends-unheard",
+        "Completed",
+        ((at_step(30), operator_goes), (at_step(50), rank_dies), (all_pods_ended, operator_returns)),
+    ),
     Scenario("pod-vanishes", "Completed", ((at_step(30), pod_vanishes(1)),)),
     Scenario("pod-is-deleted", "Completed", ((at_step(30), pod_is_deleted(1)),)),
     Scenario("pod-is-killed-for-memory", "Completed", ((at_step(30), pod_is_killed(1)),)),

@@ -16,6 +16,7 @@ from windlass.api import meta
 from windlass.api.contract import Orders, Report, RunIdentity, Timeline, Verdict
 from windlass.api.meta import ExitCode, FailureClass, Phase, Rung
 from windlass.api.status import CheckpointRecord, Failure, Progress, RecoveryRecord, ResumePoint
+from windlass_workloads.agent.verdict import encode, with_report
 
 START = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
 TICK = timedelta(seconds=4)
@@ -243,13 +244,18 @@ class Gang:
         return min(free, key=lambda node: node in disliked, default=None)
 
     def end(self, pod: Body, code: int, verdict: Verdict | None = None, **terminated: Any) -> None:
-        message = verdict.model_dump_json(by_alias=True, exclude_none=True) if verdict is not None else ""
+        message = encode(self.last_word(pod, verdict)).decode() if verdict is not None else ""
         state = {"exitCode": int(code), "finishedAt": stamp(self.api.now), "message": message, **terminated}
         pod["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
         pod["status"]["containerStatuses"] = [{"state": {"terminated": state}}]
         self.api.touch(pod)
 
     # --- agents ---
+
+    def last_word(self, pod: Body, verdict: Verdict) -> Verdict:
+        """What an agent leaves in its pod: a leader its account beside the verdict."""
+        leads = pod["metadata"]["uid"] == self.store.owner_uid and verdict.result != "Fenced"
+        return with_report(verdict, self.account(pod, None)) if leads and self.store.incarnation else verdict
 
     def running(self) -> list[Body]:
         return [
@@ -360,13 +366,16 @@ class Gang:
         self.end_all(self.members(leader), ExitCode.PREEMPTED, verdict)
 
     def say(self, leader: Body, phase: Phase, verdict: Verdict | None = None) -> None:
+        self.report = self.account(leader, phase, verdict)
+
+    def account(self, leader: Body, phase: Phase | None, verdict: Verdict | None = None) -> Report:
         store, metadata = self.store, leader["metadata"]
         self.sequence += 1
         ledger = [
             CheckpointRecord(step=step, incarnation=made, name=f"step-{step:08d}.i{made}", digest=f"d{step}")
             for step, made in reversed(store.checkpoints)
         ]
-        self.report = Report(
+        return Report(
             run=RunIdentity(kind="FineTuneJob", namespace="team", name="triage", uid="job-uid"),
             pod=metadata["name"],
             pod_uid=metadata["uid"],

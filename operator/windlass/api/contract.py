@@ -158,6 +158,8 @@ class TerminationMessage(Verdict):
     """
 
     report: Report | None = None
+    is_cut: bool = False
+    """Whether the report lacks what did not fit: what an operator knows besides is still true."""
 
 
 class Orders(StatusModel):

@@ -298,7 +298,7 @@ class FineTuneJobSpec(Model):
         Annotated[int, Field(ge=0, le=31_536_000), Hint("leave it out to keep the job, 86400 is a day")]
         | None
     ) = None
-    """Seconds after which a finished job is deleted; kept if left out. Unit: seconds. Example: 86400."""
+    """Seconds from when a job's end is told until it is deleted; kept if left out. Unit: seconds. Example: 86400."""
     active_deadline_seconds: (
         Annotated[
             int,

@@ -444,7 +444,7 @@ class JobStatus(StatusModel):
     admitted_at: datetime | None = None
     """When the job was allowed to start: at once, or when its queue first admitted it."""
     finished_at: datetime | None = None
-    """When it completed or failed."""
+    """When its leader ended, or the operator gave it up. An operator that was away tells it later."""
     suspended_at: datetime | None = None
     """When it was suspended, while it is."""
     back_off_until: datetime | None = None

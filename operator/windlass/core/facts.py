@@ -186,14 +186,15 @@ def parse_verdict(text: str) -> Verdict | None:
         return None
 
 
-def parse_last_report(text: str) -> Report | None:
-    """The report in a termination message, None without one that this version can read."""
+def parse_last_report(text: str) -> TerminationMessage | None:
+    """A termination message with its report, None without one that this version can read."""
     if parse_verdict(text) is None:
         return None
     try:
-        return TerminationMessage.model_validate_json(text).report
+        message = TerminationMessage.model_validate_json(text)
     except ValidationError:
         return None
+    return message if message.report is not None else None
 
 
 def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Facts:
@@ -233,12 +234,17 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
 
 def newest_word(report: Report | None, leader: PodView | None, job: Job) -> Report | None:
     """What the leader said last. An operator that was away when it ended finds that in its pod only."""
-    if leader is None or not leader.is_terminal:
+    if leader is None or not leader.is_terminal or job.status.finished_at is not None:
         return report
     left = parse_last_report(leader.termination_message)
-    if left is None or not progress.is_of_leader(left, leader, job.status):
+    if left is None or left.report is None or not progress.is_of_leader(left.report, leader, job.status):
         return report
-    return left if report is None or left.sequence > report.sequence else report
+    if report is not None and left.report.sequence <= report.sequence:
+        return report
+    if not left.is_cut:
+        return left.report
+    known = job.status if report is None else progress.fold(job.status, report)
+    return progress.completed(left.report, known)
 
 
 def find_pod(job: Job, pods: Iterable[PodView], member: Member) -> PodView | None:

@@ -122,7 +122,9 @@ def take_agents_parts(
     """With the agents' account: theirs first, what was before them as it was, the rest by who counted it."""
     for name in OF_AGENTS:
         parts[name] = purse.take(getattr(timeline, name))
-    known = any(getattr(before, name) for name in BEFORE_START)
+    # Once the run has started they are over, whichever pod leads now; until then they are by what was seen last.
+    begun = any(getattr(before, name) for name in OF_AGENTS if name != "back_off")
+    known = begun and any(getattr(before, name) for name in BEFORE_START)
     spans = first_spans(clock) if not known else {name: getattr(before, name) for name in BEFORE_START}
     for name, span in with_queue(spans, clock).items():
         parts[name] = purse.take(span)

@@ -7,7 +7,7 @@ its own pods say all that decisions need.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Reason
@@ -20,6 +20,8 @@ from windlass.core.status.conditions import Aspect, find, is_true, merge
 
 # Kueue takes note of a new pod within moments; after this long it is not there, or not for this namespace.
 UNNOTICED = timedelta(seconds=60)
+# An operator that is there sees that a pod got its node within moments; stamps of pods have whole seconds.
+AWAY = timedelta(seconds=5)
 
 
 def is_waiting(facts: Facts) -> bool:
@@ -158,16 +160,23 @@ def accounted(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
         update["conditions"] = merge(
             status.conditions, [aspect], now=facts.now, generation=facts.job.generation
         )
-    seconds = status.counters.queued_seconds
+    seconds, over = status.counters.queued_seconds, wait_over_at(facts)
     if status.admitted_at is None and has_queue and not waits and is_through(facts):
-        update["admitted_at"] = facts.now
+        update["admitted_at"] = over
         since = facts.job.created_at + timedelta(seconds=status.counters.suspended_seconds)
-        seconds = max((facts.now - since).total_seconds(), 0.0)
+        seconds = max((over - since).total_seconds(), 0.0)
     elif has_queue and status.admitted_at is not None and waited and not waits and before is not None:
-        seconds = (seconds or 0.0) + max((facts.now - before.last_transition_time).total_seconds(), 0.0)
+        seconds = (seconds or 0.0) + max((over - before.last_transition_time).total_seconds(), 0.0)
     if seconds != status.counters.queued_seconds:
         update["counters"] = status.counters.model_copy(update={"queued_seconds": seconds})
     return status.model_copy(update=update) if update else status
+
+
+def wait_over_at(facts: Facts) -> datetime:
+    """When the queue let the gang go, if that was a moment ago; else an operator was away, and pods tell."""
+    stamps = [slot.pod.scheduled_at for slot in facts.slots if slot.pod is not None]
+    first = min((stamp for stamp in stamps if stamp is not None), default=facts.now)
+    return first if facts.now - first >= AWAY else facts.now
 
 
 def is_through(facts: Facts) -> bool:

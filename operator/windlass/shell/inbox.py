@@ -1,8 +1,8 @@
 """The latest report of each run and the orders that answer it.
 
 The report server puts reports in, rounds take them out and leave orders. Memory only: a report carries the
-leader's whole view, so losing one costs nothing. With many runs leaders are asked to report more seldom, and a report
-that only moves numbers is no reason for a round at once.
+leader's whole view, so losing one costs nothing, and the last one stays in the leader's pod as well. With many runs
+leaders are asked to report more seldom, and a report that only moves numbers is no reason for a round at once.
 """
 
 from __future__ import annotations

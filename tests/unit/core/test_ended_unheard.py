@@ -20,8 +20,17 @@ from unit.core.builders import (
     judge,
 )
 from windlass.api.contract import Report, TerminationMessage, Timeline, Verdict
-from windlass.api.meta import FailureClass, Reason, Rung
-from windlass.api.status import Failure, Output, Progress, RecoveryRecord, RecoverySeconds
+from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
+from windlass.api.status import (
+    Condition,
+    Failure,
+    Goodput,
+    GoodputSeconds,
+    Output,
+    Progress,
+    RecoveryRecord,
+    RecoverySeconds,
+)
 from windlass.core.decision import Decision
 from windlass.core.facts import gather, newest_word, parse_last_report
 from windlass.core.observed import Observed, PodView
@@ -60,16 +69,32 @@ def last_report(**fields: Any) -> Report:
     return a_report(**(told | fields))
 
 
-def left(report: Report | None, verdict: Verdict = DONE, *, index: int = 0, code: int = 0) -> PodView:
+def left(
+    report: Report | None,
+    verdict: Verdict = DONE,
+    *,
+    index: int = 0,
+    code: int = 0,
+    is_cut: bool = False,
+    **fields: Any,
+) -> PodView:
     """An ended pod with this in its termination message."""
-    text = TerminationMessage(**dict(verdict), report=report).model_dump_json(by_alias=True)
-    return an_ended_pod(index, index + 1, exit_code=code, termination_message=text)
+    message = TerminationMessage(**dict(verdict), report=report, is_cut=is_cut)
+    text = message.model_dump_json(by_alias=True)
+    return an_ended_pod(index, index + 1, exit_code=code, termination_message=text, **fields)
 
 
-def ended(*pods: PodView, **seen: Any) -> Decision:
+KNOWN: dict[str, Any] = {"incarnation": 1, "progress": Progress(step=40, updated_at=at(20))}
+
+
+def ended(*pods: PodView, known: dict[str, Any] | None = None, **seen: Any) -> Decision:
     """What an operator decides that comes at second 90 to a gang whose last known word is of step 40."""
-    job = a_job().on_attempt(1, 1, 2, incarnation=1, progress=Progress(step=40, updated_at=at(20)))
+    job = a_job().on_attempt(1, 1, 2, **KNOWN | (known or {}))
     return judge(job, pods=pods, now=at(90), **seen)
+
+
+def wire(seconds: float) -> str:
+    return at(seconds).isoformat().replace("+00:00", "Z")
 
 
 @pytest.mark.fault("F1")
@@ -100,7 +125,7 @@ def test_the_account_ends_where_the_leader_did() -> None:
     """Half a minute passed until the operator came: no second of it is the run's."""
     status = ended(left(last_report()), left(None, index=1)).status
     assert status is not None
-    assert status["finishedAt"] == at(50).isoformat().replace("+00:00", "Z")
+    assert status["finishedAt"] == wire(50)
     goodput = status["goodput"]
     assert goodput["sinceCreation"] == 50
     assert (goodput["seconds"]["training"], goodput["seconds"]["reworked"]) == (30, 5)
@@ -113,18 +138,68 @@ def test_a_failed_run_tells_its_history_too() -> None:
     status = ended(left(last_report(), verdict, code=7), left(None, verdict, index=1, code=7)).status
     assert status is not None
     assert (status["lastFailure"]["reason"], len(status["recoveries"])) == ("BudgetExhausted", 1)
-    assert status["finishedAt"] == at(50).isoformat().replace("+00:00", "Z")
+    assert status["lastFailure"]["at"] == status["finishedAt"]
+    assert status["startedAt"] == wire(5)
+    assert status["finishedAt"] == wire(50)
 
 
 def test_a_clock_ahead_of_ours_ends_no_run_in_the_future() -> None:
     status = ended(left(last_report(sent_at=at(500))), left(None, index=1)).status
-    assert status is not None and status["finishedAt"] == at(90).isoformat().replace("+00:00", "Z")
+    assert status is not None and status["finishedAt"] == wire(90)
+
+
+@pytest.mark.fault("F12")
+@pytest.mark.parametrize(
+    ("known", "end"),
+    [
+        ({}, 5),
+        ({"started_at": at(8)}, 8),
+        ({"started_at": at(8), "goodput": Goodput(since_creation=21.5)}, 21.5),
+    ],
+    ids=["its start", "the run's start", "what is accounted for"],
+)
+def test_a_clock_behind_ours_takes_back_nothing(known: dict[str, Any], end: float) -> None:
+    """The node's clock was set back by ten minutes in a run of one."""
+    pod = left(last_report(sent_at=at(-550)), finished_at=at(-550))
+    status = ended(pod, left(None, index=1), known=known).status
+    assert status is not None and status["finishedAt"] == wire(end)
+    assert status["goodput"]["sinceCreation"] == end
+
+
+def test_a_run_that_nobody_saw_start_has_no_recovery_in_its_account() -> None:
+    """It was waiting for its pods when the operator went; what came then is by the stamps of the pod."""
+    waited = Goodput(since_creation=3, seconds=GoodputSeconds(scheduling=3))
+    report = last_report(recoveries=[], restarts=0, lost_steps=0, incarnation=1)
+    report = report.model_copy(
+        update={"timeline": Timeline(started_at=at(6), until=at(48), starting=4, loading=2, training=36)}
+    )
+    known = {"incarnation": 0, "progress": Progress(), "goodput": waited}
+    status = ended(left(report), left(None, index=1), known=known).status
+    assert status is not None
+    assert status["startedAt"] == wire(5)
+    seconds = status["goodput"]["seconds"]
+    # Made at 0, admitted at 1, placed at 3, started at 5.
+    assert [seconds[name] for name in ("queued", "scheduling", "pulling", "starting")] == [1, 2, 2, 5]
+    assert (seconds["training"], seconds["recovering"], seconds["finishing"]) == (36, 0, 2)
+
+
+def test_a_wait_for_a_queue_ended_when_the_pods_got_their_nodes() -> None:
+    """Not when the operator came back to see it."""
+    job = a_job().with_spec("scheduling.queue", {"kind": "Kueue", "name": "gpus"})
+    condition = Condition(
+        type=ConditionType.QUEUED, status="True", reason="Queued", last_transition_time=at(2)
+    )
+    waiting = job.on_attempt(1, 1, 2, conditions=[condition], admitted_at=None)
+    status = judge(waiting, pods=(left(last_report()), left(None, index=1)), now=at(90)).status
+    assert status is not None
+    assert status["admittedAt"] == wire(3)
+    assert status["counters"]["queuedSeconds"] == 3
 
 
 def test_without_a_stamp_a_run_ends_when_it_is_seen_to() -> None:
     pod = an_ended_pod(0, 1, exit_code=0, verdict=DONE, finished_at=None)
     status = ended(pod, left(None, index=1)).status
-    assert status is not None and status["finishedAt"] == at(90).isoformat().replace("+00:00", "Z")
+    assert status is not None and status["finishedAt"] == wire(90)
 
 
 def test_a_preempted_leader_leaves_its_successor_a_true_history() -> None:
@@ -137,6 +212,85 @@ def test_a_preempted_leader_leaves_its_successor_a_true_history() -> None:
         ("InPlace", 64),
         ("RecreatePod", 70),
     ]
+
+
+LINES = ["Traceback", "ValueError: boom"]
+ROW = RESTART.model_copy(update={"evidence": LINES})
+FAILURE = Failure(reason=Reason.CRASH, failure_class=FailureClass.CRASH, message="m" * 600, evidence=LINES)
+BARE = FAILURE.model_copy(update={"message": "m" * 400, "evidence": []})
+
+
+def after_cut(report: Report, **known: Any) -> dict[str, Any]:
+    status = ended(left(report, is_cut=True), left(None, index=1), known=known).status
+    assert status is not None
+    return status
+
+
+def test_what_is_known_completes_a_message_that_had_to_be_cut() -> None:
+    ledger = [a_checkpoint(100, 2), a_checkpoint(90, 2), a_checkpoint(50)]
+    report = last_report(failure=BARE, checkpoints=ledger[:2])
+    status = after_cut(report, recoveries=[ROW], last_failure=FAILURE, checkpoints=ledger, incarnation=2)
+    assert status["recoveries"][0]["evidence"] == LINES
+    assert status["lastFailure"]["evidence"] == LINES and status["lastFailure"]["message"] == "m" * 600
+    assert [row["step"] for row in status["checkpoints"]] == [100, 90, 50]
+
+
+def test_what_is_known_of_something_else_does_not() -> None:
+    """Another failure; a checkpoint that is newer than all that are known, and perhaps not all of these are left."""
+    other = FAILURE.model_copy(update={"message": "other"})
+    report = last_report(failure=BARE, checkpoints=[a_checkpoint(100, 2)])
+    row = ROW.model_copy(update={"failure_class": FailureClass.STALL})
+    status = after_cut(report, recoveries=[row], last_failure=other, checkpoints=[a_checkpoint(90, 2)])
+    assert not status["recoveries"][0].get("evidence")
+    assert status["lastFailure"]["message"] == "m" * 400
+    assert [each["step"] for each in status["checkpoints"]] == [100]
+
+
+def test_lines_that_were_not_cut_stay_as_they_are() -> None:
+    own = ["the leader's own line"]
+    report = last_report(
+        recoveries=[RESTART.model_copy(update={"evidence": own})],
+        failure=FAILURE.model_copy(update={"evidence": own}),
+    )
+    status = after_cut(report, recoveries=[ROW], last_failure=FAILURE, incarnation=2)
+    assert (status["recoveries"][0]["evidence"], status["lastFailure"]["evidence"]) == (own, own)
+
+
+def test_what_was_heard_and_not_written_yet_completes_it_too() -> None:
+    heard = last_report(sequence=29, recoveries=[ROW])
+    pod = left(last_report(), is_cut=True)
+    status = ended(pod, left(None, index=1), report=heard).status
+    assert status is not None and status["recoveries"][0]["evidence"] == LINES
+
+
+def test_a_whole_message_replaces_what_is_known() -> None:
+    """Its leader dropped what is not in it."""
+    pod = left(last_report(recoveries=[RESTART], checkpoints=[a_checkpoint(100, 2)]))
+    known = {"checkpoints": [a_checkpoint(100, 2), a_checkpoint(90, 2)], "incarnation": 2}
+    status = ended(pod, left(None, index=1), known=known).status
+    assert status is not None and [each["step"] for each in status["checkpoints"]] == [100]
+
+
+def test_a_leader_that_asked_for_a_new_gang_with_its_last_word_gets_one() -> None:
+    verdict = Verdict(result="Preempted", step=70, incarnation=2)
+    pod = left(last_report(wanted="RecreateGang", output=None), verdict, code=14)
+    status = ended(pod, a_pod(1, 2)).status
+    assert status is not None and status["gang"]["attempt"] == 2
+
+
+def test_a_loss_after_the_last_word_begins_the_next_life() -> None:
+    """What was heard before it was still forming the life that the last word has the row of."""
+    verdict = Verdict(result="Preempted", step=70, incarnation=2)
+    pod = left(last_report(output=None), verdict, code=14)
+    forming = a_report(sequence=29, incarnation=2, phase=Phase.IMPORTS, members=[])
+    status = ended(pod, a_pod(1, 2), report=forming).status
+    assert status is not None
+    assert [row["incarnation"] for row in status["recoveries"]] == [2, 3]
+
+
+def test_a_finished_job_reads_no_message_again() -> None:
+    job = a_job().on_attempt(1, 1, 2, finished_at=at(50)).build()
+    assert newest_word(None, left(last_report()), job) is None
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_a_second_wait_is_added_to_the_first() -> None:
     wire = job.build().status
     counters = wire.counters.model_copy(update={"queued_seconds": 50.0})
     job = job.with_status(wire.model_copy(update={"counters": counters}))
-    pods = (member(0, 3, attempt=2), member(1, 4, attempt=2))
+    pods = tuple(member(index, index + 3, attempt=2, scheduled_at=at(259)) for index in (0, 1))
     decision = decide(job, pods=pods, now=at(260))
     assert decision.status is not None
     assert decision.status["counters"]["queuedSeconds"] == 110

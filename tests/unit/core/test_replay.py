@@ -173,7 +173,7 @@ def test_spans_by_the_stamps_of_a_pod(clock: dict[str, object], spans: dict[str,
 
 def test_parts_before_the_start_stay_as_they_were_once_known() -> None:
     """A recreated leader has stamps of its own; they say nothing about the first one."""
-    before = Goodput(seconds=GoodputSeconds(queued=5, scheduling=6, pulling=7))
+    before = Goodput(seconds=GoodputSeconds(queued=5, scheduling=6, pulling=7, starting=2))
     timeline = Timeline(started_at=at(20), until=at(100), training=60)
     clock = Clock(
         created_at=CREATED,

@@ -23,8 +23,8 @@ from windlass.api.status import (
     RecoverySeconds,
 )
 from windlass.core.facts import parse_last_report, parse_verdict
+from windlass_workloads.agent import verdict as verdicts
 from windlass_workloads.agent.verdict import (
-    FEWEST_CHECKPOINTS,
     MAXIMUM_BYTES,
     encode,
     shorter_report,
@@ -88,8 +88,8 @@ def checkpoints(count: int) -> list[CheckpointRecord]:
 def read(data: bytes) -> Report:
     assert len(data) <= MAXIMUM_BYTES
     found = parse_last_report(data.decode())
-    assert found is not None
-    return found
+    assert found is not None and found.report is not None
+    return found.report
 
 
 def test_a_short_history_fits_whole() -> None:
@@ -112,11 +112,12 @@ def test_a_report_says_nothing_twice() -> None:
 
 
 def test_what_is_missed_least_goes_first() -> None:
-    """Plan; evidence, the oldest first; checkpoints but two; rows of restarts, the oldest first."""
+    """Plan; ends of texts; evidence, the oldest first; checkpoints but two; rows, the oldest first; all but sums."""
     told = report(
         plan=Plan(),
         recoveries=[row(2, ["a"]), row(3, ["b"])],
-        failure=failure(evidence=["c"]),
+        failure=failure(message="m" * 500, evidence=["c"]),
+        save_error="s" * 500,
         checkpoints=checkpoints(4),
     )
     seen, lines = told, []
@@ -128,6 +129,7 @@ def test_what_is_missed_least_goes_first() -> None:
         seen = shorter
     assert lines == [
         ("plan", 4, [1, 1]),
+        ("failure", "save_error", 4, [1, 1]),
         ("recoveries", 4, [0, 1]),
         ("recoveries", 4, [0, 0]),
         ("failure", 4, [0, 0]),
@@ -135,8 +137,48 @@ def test_what_is_missed_least_goes_first() -> None:
         ("checkpoints", 2, [0, 0]),
         ("recoveries", 2, [0]),
         ("recoveries", 2, []),
+        ("checkpoints", "failure", "save_error", 1, []),
     ]
-    assert seen.checkpoints == told.checkpoints[:FEWEST_CHECKPOINTS]
+    assert seen == told.model_copy(
+        update={
+            "plan": None,
+            "recoveries": [],
+            "failure": None,
+            "save_error": None,
+            "checkpoints": told.checkpoints[:1],
+        }
+    )
+    assert (seen.restarts, seen.lost_steps, seen.timeline) == (told.restarts, told.lost_steps, told.timeline)
+
+
+LONG = "l" * 2000
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        (report(failure=failure(message=LONG, evidence=["e" * 400] * 8)), None),
+        (report(save_error=LONG, tracking_error=LONG), None),
+        (report(checkpoints=checkpoints(20)), None),
+        (report(), failure(message="gave up", evidence=["e" * 400] * 8)),
+        (report(recoveries=[row(2, ["x" * 400] * 8)]), failure(message=LONG, evidence=["e" * 400] * 8)),
+    ],
+    ids=["long failure before", "long texts", "twenty checkpoints", "lines of the end", "everything long"],
+)
+def test_no_text_is_so_long_that_the_sums_are_lost(told: Report, found: Failure | None) -> None:
+    verdict = Verdict(result="Failed" if found else "Succeeded", step=9, failure=found)
+    data = encode(with_report(verdict, told))
+    again = read(data)
+    assert (again.restarts, again.lost_steps, again.timeline) == (3, 42, told.timeline)
+    message = TerminationMessage.model_validate_json(data)
+    assert message.is_cut is (again != told.model_copy(update={"members": []}))
+    if found is not None:
+        assert message.failure is not None and message.failure.message == found.message
+
+
+def test_a_message_that_fits_is_not_called_cut() -> None:
+    data = encode(with_report(DONE, report(recoveries=[row(2)])))
+    assert not TerminationMessage.model_validate_json(data).is_cut
 
 
 def test_ten_restarts_leave_the_newest_and_the_sums() -> None:
@@ -169,10 +211,11 @@ def test_any_message_fits_and_keeps_its_verdict(told: Report, found: Failure | N
     assert len(data) <= MAXIMUM_BYTES
     again = TerminationMessage.model_validate_json(data)
     assert (again.result, again.step, again.incarnation) == (verdict.result, 7, 3)
-    if len(encode(verdict)) == len(verdict.model_dump_json(by_alias=True, exclude_none=True).encode()):
-        assert parse_verdict(data.decode()) == verdict, (
-            "a verdict that fits by itself is not cut for a report"
-        )
+    if found is not None and again.report is not None:
+        assert again.failure is not None
+        kept_lines = again.failure.evidence
+        assert found.evidence[len(found.evidence) - len(kept_lines) :] == kept_lines, "the last lines stay"
+        assert again.failure.model_copy(update={"evidence": found.evidence}) == found
     if again.report is not None:
         kept = [each.incarnation for each in again.report.recoveries]
         assert kept == [each.incarnation for each in told.recoveries][len(told.recoveries) - len(kept) :]
@@ -180,7 +223,8 @@ def test_any_message_fits_and_keeps_its_verdict(told: Report, found: Failure | N
 
 
 def last_report_of(agent: Agent) -> Report | None:
-    return parse_last_report((agent.directory / "termination-log").read_text())
+    found = parse_last_report((agent.directory / "termination-log").read_text())
+    return found.report if found is not None else None
 
 
 @pytest.mark.fault("F22")
@@ -200,6 +244,22 @@ def test_a_leader_that_nobody_hears_leaves_its_whole_account(make_run: MakeRun) 
     steps = [each.step for each in told.checkpoints]
     assert steps[0] == 30 and all(newer > older for newer, older in pairwise(steps))
     assert told.timeline is not None and told.timeline.training > 0 and told.timeline.recovering > 0
+
+
+@pytest.mark.fault("F22")
+def test_a_leader_that_may_not_go_on_tells_what_it_found(make_run: MakeRun) -> None:
+    """It gives the run up before it leads: there is no incarnation of its own to tell of."""
+    run = make_run(steps=4000, every=5, ranks=1, budgets={"infrastructure": 0})
+    first = run.start()
+    run.reach(1, 10)
+    first.send(signal.SIGKILL)
+    first.wait()
+    second = run.start()
+    assert second.wait() == ExitCode.BUDGET, second.log
+    told = last_report_of(second)
+    assert told is not None
+    assert (told.ticket, told.incarnation, told.progress.step) == (2, 1, second.verdict.step)
+    assert told.checkpoints and told.timeline is not None
 
 
 def test_a_preempted_leader_leaves_its_account_and_followers_do_not(make_run: MakeRun) -> None:
@@ -242,18 +302,41 @@ async def test_a_leader_whose_time_is_up_leaves_its_account(tmp_path: Path) -> N
     assert (verdict.result, verdict.report.incarnation) == ("Preempted", pod.incarnation)
 
 
-async def test_a_leader_that_never_led_has_no_account(tmp_path: Path) -> None:
+async def test_a_leader_that_found_nothing_has_no_account(tmp_path: Path) -> None:
     verdict = LonePod(tmp_path).leader._parting()
     assert not isinstance(verdict, TerminationMessage) and verdict.result == "Preempted"
 
 
+@pytest.mark.fault("F22")
+def test_the_successor_of_a_leader_that_had_ended_tells_what_that_one_could_not(make_run: MakeRun) -> None:
+    """The run was done and its pod gone before anybody heard: the new pod has only the store to tell from."""
+    run = make_run(steps=30, every=5)
+    first = run.start()
+    run.reach(1, 10)
+    os.kill(first.ranks()[1], signal.SIGKILL)
+    assert first.wait() == 0, first.log
+    second = run.start()
+    assert second.wait() == 0, second.log
+    told, before = last_report_of(second), last_report_of(first)
+    assert told is not None and before is not None
+    assert (told.ticket, told.incarnation, told.progress.step) == (2, 2, 30)
+    assert (told.recoveries, told.restarts, told.lost_steps) == (before.recoveries, 1, before.lost_steps)
+    assert [row.name for row in told.checkpoints] == [row.name for row in before.checkpoints]
+    assert told.output == before.output
+    assert told.timeline is not None and told.timeline.training > 0
+
+
+@pytest.mark.parametrize("broken", ["report", "text"])
 async def test_a_report_that_cannot_be_made_does_not_take_the_verdict_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     pod = LonePod(tmp_path)
     async with pod.leading():
         await pod.train()
-        monkeypatch.setattr(pod.leader, "_report", lambda: 1 / 0)
+        if broken == "report":
+            monkeypatch.setattr(pod.leader, "_report", lambda: 1 / 0)
+        else:
+            monkeypatch.setattr(verdicts, "encode", lambda _: 1 / 0)
         pod.end(pod.parting())
         verdict = await pod.ended
     assert not isinstance(verdict, TerminationMessage) and verdict.result == "Preempted"

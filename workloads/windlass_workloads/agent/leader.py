@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from windlass.api.contract import Orders, RankEvent, Report, Verdict
+from windlass.api.contract import Incarnation, Orders, RankEvent, Report, Verdict
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent import verdict as verdicts
 from windlass_workloads.agent.claims import Claims
@@ -174,13 +174,24 @@ class Leader:
 
     def _last_word(self, verdict: Verdict) -> Verdict:
         """The verdict with the state of the run, for an operator that does not hear the last report."""
-        if self._gang.record is None or verdict.result == "Fenced":
+        if self._memoir.newest is None or verdict.result == "Fenced":
             return verdict
         try:
-            return verdicts.with_report(verdict, self._report())
+            message = verdicts.with_report(verdict, self._account(self._memoir.newest, verdict))
+            verdicts.encode(message)
+            return message
         except Exception:  # a report that cannot be made must not take the verdict with it
             log.exception("report failed")
             return verdict
+
+    def _account(self, newest: Incarnation, verdict: Verdict) -> Report:
+        """The last report. A leader that never led tells of what it found: nobody may have heard of it."""
+        report = self._report()
+        if self._gang.record is not None:
+            return report
+        progress = report.progress.model_copy(update={"step": verdict.step})
+        incarnation = max(newest.incarnation, verdict.incarnation)
+        return report.model_copy(update={"incarnation": incarnation, "progress": progress})
 
     # --- the main loop -------------------------------------------------------------------------
 

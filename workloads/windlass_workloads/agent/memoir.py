@@ -41,12 +41,15 @@ class Memoir:
         self._waiting: list[Mapping[str, object]] = []
         self.past = timeline.read_past([], None)
         self.ledger: list[CheckpointRecord] = []
+        self.newest: Incarnation | None = None
+        """The newest incarnation that there is: an earlier leader's, until this one leads."""
 
     def read(self, newest: Incarnation | None) -> None:
         """Reads what is in the store; called once, in a thread."""
         rows = self._store.read_lines(TIMELINE)
         self.past = timeline.read_past(rows, self._store.read(timeline.ALIVE))
         self.ledger = ledger.rows(self._store, newest)
+        self.newest = newest
         totals = self.past.totals
         if totals.started_at is not None and rows and not _ends_down(rows):
             row = timeline.state_row(ev.State.DOWN, totals.since, 0, "")
@@ -54,7 +57,7 @@ class Memoir:
 
     def lead(self, record: Incarnation) -> None:
         """This agent owns an incarnation: from now on it may write."""
-        self._leading = True
+        self._leading, self.newest = True, record
         waiting, self._waiting = self._waiting, []
         for row in waiting:
             self._append(TIMELINE, row)

@@ -12,10 +12,19 @@ from typing import Final
 
 from windlass.api.contract import Report, TerminationMessage, Verdict
 from windlass.api.meta import EXIT_CODES, ExitCode, Reason
+from windlass.api.status import Failure
 
 MAXIMUM_BYTES: Final = 4096
 SHORT_TEXT: Final = 400
 FEWEST_CHECKPOINTS: Final = 2
+TEXTS: Final = (
+    "save_error",
+    "unsaved",
+    "stall",
+    "straggler",
+    "loss_spike",
+    "tracking_error",
+)
 
 
 def exit_code(verdict: Verdict) -> ExitCode:
@@ -42,12 +51,17 @@ def with_report(verdict: Verdict, report: Report) -> TerminationMessage:
 
 
 def shorter_report(report: Report) -> Report | None:
-    """The report without the part that is missed least, None when nothing more can go.
+    """The report without the part that is missed least, None when only its sums are left.
 
     The plan was told at the start, and totals count every restart: rows go from the oldest on.
     """
     if report.plan is not None:
         return report.model_copy(update={"plan": None})
+    texts = {name: text[:SHORT_TEXT] for name in TEXTS if (text := getattr(report, name)) is not None}
+    if report.failure is not None:
+        texts["failure"] = shorter_failure(report.failure)
+    if any(getattr(report, name) != text for name, text in texts.items()):
+        return report.model_copy(update=texts)
     rows = report.recoveries
     for number, row in enumerate(rows):
         if row.evidence:
@@ -59,33 +73,52 @@ def shorter_report(report: Report) -> Report | None:
         return report.model_copy(update={"checkpoints": report.checkpoints[:-1]})
     if rows:
         return report.model_copy(update={"recoveries": rows[1:]})
-    return None
+    sums = report.model_copy(
+        update={"failure": None, "checkpoints": report.checkpoints[:1], **dict.fromkeys(TEXTS)}
+    )
+    return sums if sums != report else None
+
+
+def shorter_failure(failure: Failure) -> Failure:
+    """The failure with short texts and all its lines."""
+    return failure.model_copy(
+        update={"message": failure.message[:SHORT_TEXT], "hint": failure.hint[:SHORT_TEXT]}
+    )
 
 
 def encode(verdict: Verdict) -> bytes:
     """The verdict as JSON of at most 4096 bytes; what is missed least goes first when it is too long."""
-    data = verdict.model_dump_json(by_alias=True, exclude_none=True).encode()
-    if isinstance(verdict, TerminationMessage) and verdict.report is not None and len(data) > MAXIMUM_BYTES:
-        return encode(verdict.model_copy(update={"report": shorter_report(verdict.report)}))
+    while True:
+        data = verdict.model_dump_json(by_alias=True, exclude_none=True).encode()
+        if len(data) <= MAXIMUM_BYTES:
+            return data
+        shorter = shorter_message(verdict)
+        if shorter is None:
+            return data[:MAXIMUM_BYTES]
+        verdict = shorter
+
+
+def shorter_message(verdict: Verdict) -> Verdict | None:
+    """The message without the part of it that is missed least: of the report first, of which its sums go last."""
     failure, suspicion = verdict.failure, verdict.suspicion
-    if len(data) <= MAXIMUM_BYTES:
-        return data
+    report = verdict.report if isinstance(verdict, TerminationMessage) else None
+    shorter = shorter_report(report) if report is not None else None
+    if shorter is not None:
+        return verdict.model_copy(update={"report": shorter, "is_cut": True})
     if suspicion is not None and suspicion.evidence:
         fewer = suspicion.model_copy(update={"evidence": suspicion.evidence[1:]})
-        return encode(verdict.model_copy(update={"suspicion": fewer}))
+        return verdict.model_copy(update={"suspicion": fewer})
+    if failure is not None and failure.evidence:
+        fewer_lines = failure.model_copy(update={"evidence": failure.evidence[1:]})
+        return verdict.model_copy(update={"failure": fewer_lines})
+    if report is not None:
+        return verdict.model_copy(update={"report": None})
     if failure is None:
-        return data
-    if failure.evidence:
-        shorter = failure.model_copy(update={"evidence": failure.evidence[1:]})
-    else:
-        # Letters may take up to six bytes each: halve until it fits.
-        length = min(SHORT_TEXT, max(len(failure.message), len(failure.hint)) // 2)
-        shorter = failure.model_copy(
-            update={"message": failure.message[:length], "hint": failure.hint[:length]}
-        )
-        if shorter == failure:
-            return data[:MAXIMUM_BYTES]
-    return encode(verdict.model_copy(update={"failure": shorter}))
+        return None
+    # Letters may take up to six bytes each: halve until it fits.
+    length = min(SHORT_TEXT, max(len(failure.message), len(failure.hint)) // 2)
+    short = failure.model_copy(update={"message": failure.message[:length], "hint": failure.hint[:length]})
+    return verdict.model_copy(update={"failure": short}) if short != failure else None
 
 
 def write(path: Path, verdict: Verdict) -> None:

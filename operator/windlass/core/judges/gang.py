@@ -77,7 +77,7 @@ def config_is_lost(facts: Facts) -> Outcome | None:
 
 def gang_wants_recreation(facts: Facts) -> Outcome | None:
     """The leader says that lower rungs did not help: attempt + 1. Only a status write."""
-    if facts.report is None or facts.report.wanted != "RecreateGang":
+    if facts.told is None or facts.told.wanted != "RecreateGang":
         return None
     return recreate(facts, "in-place restarts did not help")
 
@@ -174,7 +174,7 @@ def life_after(facts: Facts, cause: Loss) -> int:
     A leader hears of a dead pod before the kubelet tells us. It has claimed once it misses the pod and its
     ranks wait to be started; while it still stops them its report has no phase.
     """
-    report, present = facts.report, facts.status.incarnation
+    report, present = facts.told, facts.status.incarnation
     if report is None or report.incarnation != present or report.phase not in FORMING:
         return present + 1
     pod_uid = cause.slot.pod.uid if cause.slot.pod is not None else cause.slot.member.pod_uid

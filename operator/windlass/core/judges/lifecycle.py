@@ -5,7 +5,6 @@ Asked first, in the order of `core.chains`. What has ended stays ended, whatever
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from windlass.api.contract import Orders, Verdict
@@ -74,18 +73,27 @@ def verdict_reached(facts: Facts) -> Outcome | None:
     if verdict.result == "Succeeded":
         return succeed(facts, verdict)
     found = verdict.failure or facts.status.last_failure or unexplained()
-    failed = fail(facts, reason_named(found.reason), found)
-    return replace(failed, status=failed.status.model_copy(update={"finished_at": ended_at(facts)}))
+    return fail(facts, reason_named(found.reason), found, at=ended_at(facts), started_at=started_at(facts))
+
+
+def started_at(facts: Facts) -> datetime | None:
+    """When the run started: at the latest when this leader did, whose start nobody may have seen."""
+    leader = facts.leader
+    return facts.status.started_at or (leader.started_at if leader is not None else None)
 
 
 def ended_at(facts: Facts) -> datetime:
-    """When the leader ended, as far as its pod tells; an operator may have been away since."""
+    """When the leader ended, as far as its pod tells; an operator may have been away since.
+
+    Its node's clock may be wrong: never later than now, nor before what is accounted for already.
+    """
     leader, told = facts.leader, facts.told
     if leader is None or leader.finished_at is None:
         return facts.now
-    # The kubelet's stamp has whole seconds only.
-    last_word = told.sent_at if told is not None else leader.finished_at
-    return min(max(leader.finished_at, last_word), facts.now)
+    accounted = facts.job.created_at + timedelta(seconds=facts.status.goodput.since_creation)
+    # The kubelet's stamp has whole seconds only; the last word is a little later.
+    known = (leader.finished_at, told.sent_at if told is not None else None, accounted, started_at(facts))
+    return min(max(stamp for stamp in known if stamp is not None), facts.now)
 
 
 def reason_named(text: str) -> Reason:
@@ -108,7 +116,13 @@ def succeed(facts: Facts, verdict: Verdict) -> Outcome:
     left = dict.fromkeys(("eta_seconds", "eta_low_seconds", "eta_high_seconds"), 0.0 if steps else None)
     done = status.progress.model_copy(update={"step": steps, **left})
     aspects = conditions.complete(messages.completed(steps, output.uri if output else None))
-    update = {"finished_at": ended_at(facts), "output": output, "progress": done, "back_off_until": None}
+    update = {
+        "started_at": started_at(facts),
+        "finished_at": ended_at(facts),
+        "output": output,
+        "progress": done,
+        "back_off_until": None,
+    }
     return Outcome(facts.state(aspects, **update), orders=Orders(action="Stop", reason=Reason.COMPLETED))
 
 
@@ -121,11 +135,20 @@ def default_output(facts: Facts) -> Output | None:
     return Output(uri="/".join(parts))
 
 
-def fail(facts: Facts, reason: Reason, found: Failure, message: str = "") -> Outcome:
-    """The end without a result. `message` replaces the failure's own sentence."""
-    found = found if found.at is not None else found.model_copy(update={"at": facts.now})
+def fail(
+    facts: Facts,
+    reason: Reason,
+    found: Failure,
+    message: str = "",
+    *,
+    at: datetime | None = None,
+    **update: object,
+) -> Outcome:
+    """The end without a result, now or `at`. `message` replaces the failure's own sentence."""
+    at = at or facts.now
+    found = found if found.at is not None else found.model_copy(update={"at": at})
     aspects = conditions.failed(reason, message or messages.failure(found))
-    status = facts.state(aspects, finished_at=facts.now, last_failure=found, back_off_until=None)
+    status = facts.state(aspects, finished_at=at, last_failure=found, back_off_until=None, **update)
     return Outcome(status, orders=Orders(action="Stop", reason=reason))
 
 

@@ -1,7 +1,8 @@
 """Folding the leader's report into status.
 
 Reports replace each other and carry everything, so folding is one assignment; what matters is to refuse
-a report of a pod that is no longer the leader, or one older than what is written. Never goes backwards.
+a report of a pod that is no longer the leader, or one older than what is written. Never goes backwards. Only
+what a leader leaves in its pod may lack something, which is completed first by what is known.
 """
 
 from __future__ import annotations
@@ -75,6 +76,31 @@ def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
             "tracking": report.tracking or status.tracking,
         }
     )
+
+
+def completed(left: Report, known: FineTuneJobStatus) -> Report:
+    """A report that was cut to fit, with what is known besides: lines of failures, and older checkpoints."""
+    rows = {row.incarnation: row for row in known.recoveries}
+    recoveries = [with_evidence(row, rows.get(row.incarnation)) for row in left.recoveries]
+    failure = left.failure
+    if failure is not None and known.last_failure is not None and not failure.evidence:
+        bare = known.last_failure.model_copy(update={"evidence": []})
+        is_same = (
+            bare.message.startswith(failure.message)
+            and bare.model_copy(update={"message": failure.message, "hint": failure.hint}) == failure
+        )
+        failure = known.last_failure if is_same else failure
+    checkpoints = left.checkpoints
+    if known.checkpoints[: len(checkpoints)] == checkpoints:
+        checkpoints = known.checkpoints
+    return left.model_copy(update={"recoveries": recoveries, "failure": failure, "checkpoints": checkpoints})
+
+
+def with_evidence(row: RecoveryRecord, known: RecoveryRecord | None) -> RecoveryRecord:
+    """The row with the lines that are known of the same failure."""
+    if known is None or row.evidence or row.failure_class != known.failure_class:
+        return row
+    return row.model_copy(update={"evidence": known.evidence})
 
 
 def with_warnings(plan: Plan, before: Plan) -> Plan:

@@ -440,7 +440,7 @@ class JobStatus(StatusModel):
     conditions: Annotated[list[Condition], Field(max_length=16), ListMap("type")] = []
     """Conditions by type; Ready sums up."""
     started_at: datetime | None = None
-    """When all pods ran for the first time."""
+    """When all pods ran for the first time; when its leader started, in a run that ended before that was seen."""
     admitted_at: datetime | None = None
     """When the job was allowed to start: at once, or when its queue first admitted it."""
     finished_at: datetime | None = None

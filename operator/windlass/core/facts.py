@@ -73,8 +73,9 @@ class Facts:
     shared: tuple[Manifest, ...] = ()
     # Nodes of the run's pods by name, where nodes are watched.
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
-    # The leader's newest word: its report, or what it left in its pod when that is newer.
+    # The leader's newest word: its report, or what it left in its pod when that is newer; that may have been cut.
     told: Report | None = None
+    is_told_whole: bool = True
 
     @property
     def spec(self) -> FineTuneJobSpec:
@@ -159,6 +160,9 @@ class Facts:
     def state(self, aspects: Iterable[Aspect], **update: Any) -> FineTuneJobStatus:
         """The status with conditions set and fields updated."""
         beside = progress.degradations(self.status, self.told) if self.told is not None else ()
+        if not self.is_told_whole:
+            # That a trouble is over is not told by a word that may lack it.
+            beside = [aspect for aspect in beside if aspect.status == "True"]
         conditions = merge(
             self.status.conditions, [*aspects, *beside], now=self.now, generation=self.job.generation
         )
@@ -209,7 +213,7 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
     report = seen.report
     if report is not None and not progress.is_of_leader(report, leader, job.status):
         report = None
-    told = newest_word(report, leader, job)
+    told, is_whole = newest_word(report, leader, job)
     status = job.status if told is None else progress.fold(job.status, told)
     status = status.model_copy(update={"suspect_nodes": suspects.current(status.suspect_nodes, now)})
     shared: tuple[Manifest, ...] = ()
@@ -229,22 +233,25 @@ def gather(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
         shared=shared,
         nodes={node.name: node for node in seen.nodes},
         told=told,
+        is_told_whole=is_whole,
     )
 
 
-def newest_word(report: Report | None, leader: PodView | None, job: Job) -> Report | None:
-    """What the leader said last. An operator that was away when it ended finds that in its pod only."""
+def newest_word(report: Report | None, leader: PodView | None, job: Job) -> tuple[Report | None, bool]:
+    """What the leader said last, and whether that is whole.
+
+    An operator that was away when it ended finds that in its pod only.
+    """
     if leader is None or not leader.is_terminal or job.status.finished_at is not None:
-        return report
+        return report, True
     left = parse_last_report(leader.termination_message)
     if left is None or left.report is None or not progress.is_of_leader(left.report, leader, job.status):
-        return report
+        return report, True
     if report is not None and left.report.sequence <= report.sequence:
-        return report
-    if not left.is_cut:
-        return left.report
+        return report, True
     known = job.status if report is None else progress.fold(job.status, report)
-    return progress.completed(left.report, known)
+    word = progress.with_known_numbers(left.report, known)
+    return (progress.completed(word, known), False) if left.is_cut else (word, True)
 
 
 def find_pod(job: Job, pods: Iterable[PodView], member: Member) -> PodView | None:

@@ -43,6 +43,8 @@ class Clock:
     # All waits for a queue that are over; None without a queue, and before the first of them is.
     queued_seconds: float | None = None
     finished: bool = False
+    # Whether the last account knew of the start.
+    was_started: bool = False
 
 
 @dataclass(slots=True)
@@ -82,11 +84,7 @@ def take_first_parts(parts: dict[str, float], purse: Purse, clock: Clock) -> Non
     """Before the first agent has an account of its own: waiting, placing, pulling, starting."""
     parts["suspended"] = purse.take(clock.suspended_seconds)
     parts["back_off"] = purse.take(clock.back_off_seconds)
-    spans = first_spans(clock)
-    if clock.queued_seconds is not None and "scheduling" in spans:
-        # Between the first admission and the present leader's node, the gang may have been queued again.
-        spans["scheduling"] -= max(clock.queued_seconds - spans["queued"], 0.0)
-    for name, span in with_queue(spans, clock).items():
+    for name, span in with_queue(spans_so_far(clock), clock).items():
         parts[name] = purse.take(span)
     if clock.started_at is not None:
         parts["starting"] = purse.take(purse.left)
@@ -95,6 +93,14 @@ def take_first_parts(parts: dict[str, float], purse: Purse, clock: Clock) -> Non
             "queued" if clock.admitted_at is None else "pulling" if clock.scheduled_at else "scheduling"
         )
         parts[waiting_for] += purse.take(purse.left)
+
+
+def spans_so_far(clock: Clock) -> dict[str, float]:
+    """The spans before the start, without waits for a queue between the first admission and the leader's node."""
+    spans = first_spans(clock)
+    if clock.queued_seconds is not None and "scheduling" in spans:
+        spans["scheduling"] -= max(clock.queued_seconds - spans["queued"], 0.0)
+    return spans
 
 
 def first_spans(clock: Clock) -> dict[str, float]:
@@ -122,16 +128,21 @@ def take_agents_parts(
     """With the agents' account: theirs first, what was before them as it was, the rest by who counted it."""
     for name in OF_AGENTS:
         parts[name] = purse.take(getattr(timeline, name))
-    # Once the run has started they are over, whichever pod leads now; until then they are by what was seen last.
-    begun = any(getattr(before, name) for name in OF_AGENTS if name != "back_off")
-    known = begun and any(getattr(before, name) for name in BEFORE_START)
-    spans = first_spans(clock) if not known else {name: getattr(before, name) for name in BEFORE_START}
+    # What was counted stays, whichever pod leads now. Of a run that ended before its start was seen too little was.
+    unseen = clock.finished and not clock.was_started
+    if unseen:
+        parts["suspended"] = purse.take(clock.suspended_seconds)
+        parts["back_off"] += purse.take(clock.back_off_seconds)
+    known = not unseen and any(getattr(before, name) for name in BEFORE_START)
+    computed = spans_so_far(clock) if unseen else first_spans(clock)
+    spans = computed if not known else {name: getattr(before, name) for name in BEFORE_START}
     for name, span in with_queue(spans, clock).items():
         parts[name] = purse.take(span)
     if clock.started_at is not None:
         parts["starting"] += purse.take((timeline.started_at - clock.started_at).total_seconds())
-    parts["suspended"] = purse.take(clock.suspended_seconds)
-    parts["back_off"] += purse.take(clock.back_off_seconds)
+    if not unseen:
+        parts["suspended"] = purse.take(clock.suspended_seconds)
+        parts["back_off"] += purse.take(clock.back_off_seconds)
     # What is left is time without a leader, and the moments since its last word.
     since_last_word = purse.take((clock.until - timeline.until).total_seconds())
     parts["finishing" if clock.finished else "recovering"] += since_last_word

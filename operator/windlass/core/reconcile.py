@@ -169,5 +169,6 @@ def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:
         back_off_seconds=status.counters.back_off_seconds,
         queued_seconds=status.counters.queued_seconds,
         finished=finished,
+        was_started=facts.job.status.started_at is not None,
     )
     return account(clock, timeline, before)

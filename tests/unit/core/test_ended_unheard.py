@@ -246,6 +246,54 @@ def test_what_is_known_of_something_else_does_not() -> None:
     assert [each["step"] for each in status["checkpoints"]] == [100]
 
 
+def test_a_word_that_was_cut_takes_no_trouble_back() -> None:
+    """The run could not save; its last word had no room to say so again."""
+    trouble = Condition(
+        type=ConditionType.CHECKPOINT_DEGRADED,
+        status="True",
+        reason="StorageFull",
+        last_transition_time=at(15),
+    )
+    cut, whole = (
+        ended(left(last_report(), is_cut=is_cut), left(None, index=1), known={"conditions": [trouble]})
+        for is_cut in (True, False)
+    )
+    assert conditions_of(cut)["CheckpointDegraded"] == ("True", "StorageFull")
+    assert conditions_of(whole)["CheckpointDegraded"][0] == "False"
+
+
+def test_checkpoints_are_completed_only_where_they_may_have_been_cut() -> None:
+    """Nothing is left of them, or three are: the leader had dropped the others."""
+    known = [a_checkpoint(step, 2) for step in (100, 90, 80, 70)]
+    for rows in ([], known[:3]):
+        status = after_cut(last_report(checkpoints=rows), checkpoints=known, incarnation=2)
+        assert status.get("checkpoints", []) == [row.to_wire() for row in rows]
+
+
+def test_a_leader_that_never_led_takes_no_numbers_back() -> None:
+    report = last_report(progress=Progress(step=100))
+    known = {"incarnation": 2, "progress": Progress(step=90, total_steps=100, loss=0.7, updated_at=at(20))}
+    status = ended(left(report), left(None, index=1), known=known).status
+    assert status is not None
+    progress = status["progress"]
+    assert (progress["step"], progress["totalSteps"], progress["loss"]) == (100, 100, 0.7)
+
+
+def test_numbers_of_another_life_are_not_its_own() -> None:
+    report = last_report(progress=Progress(step=100))
+    status = ended(left(report), left(None, index=1), known={"progress": Progress(step=90, loss=0.7)}).status
+    assert status is not None and "loss" not in status["progress"]
+
+
+def test_a_pause_begins_when_the_guard_paused_and_not_when_it_is_seen() -> None:
+    found = Failure(reason=Reason.NON_FINITE, failure_class=FailureClass.NUMERIC, message="not finite")
+    verdict = Verdict(result="Paused", step=70, incarnation=2, failure=found)
+    status = ended(
+        left(last_report(output=None), verdict, code=14), left(None, verdict, index=1, code=14)
+    ).status
+    assert status is not None and status["suspendedAt"] == wire(50)
+
+
 def test_lines_that_were_not_cut_stay_as_they_are() -> None:
     own = ["the leader's own line"]
     report = last_report(
@@ -290,7 +338,7 @@ def test_a_loss_after_the_last_word_begins_the_next_life() -> None:
 
 def test_a_finished_job_reads_no_message_again() -> None:
     job = a_job().on_attempt(1, 1, 2, finished_at=at(50)).build()
-    assert newest_word(None, left(last_report()), job) is None
+    assert newest_word(None, left(last_report()), job) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +356,7 @@ def test_a_finished_job_reads_no_message_again() -> None:
 def test_the_newest_word_counts(heard: int | None, in_pod: int | None, newest: int | None) -> None:
     report = a_report(sequence=heard) if heard is not None else None
     pod = left(last_report(sequence=in_pod) if in_pod is not None else None)
-    word = newest_word(report, pod, a_job().on_attempt(1, 1, 2).build())
+    word, _ = newest_word(report, pod, a_job().on_attempt(1, 1, 2).build())
     assert (word.sequence if word is not None else None) == newest
 
 
@@ -326,8 +374,8 @@ def test_a_word_that_is_not_the_leaders_own_does_not_count(fields: dict[str, Any
 def test_what_a_living_pod_left_does_not_count() -> None:
     """Its container was started anew; the agent in it speaks for itself."""
     pod = a_pod(0, 1, termination_message=left(last_report()).termination_message)
-    assert newest_word(None, pod, a_job().on_attempt(1, 1, 2).build()) is None
-    assert newest_word(None, None, a_job().on_attempt(1, 1, 2).build()) is None
+    assert newest_word(None, pod, a_job().on_attempt(1, 1, 2).build()) == (None, True)
+    assert newest_word(None, None, a_job().on_attempt(1, 1, 2).build()) == (None, True)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -173,7 +173,7 @@ def test_spans_by_the_stamps_of_a_pod(clock: dict[str, object], spans: dict[str,
 
 def test_parts_before_the_start_stay_as_they_were_once_known() -> None:
     """A recreated leader has stamps of its own; they say nothing about the first one."""
-    before = Goodput(seconds=GoodputSeconds(queued=5, scheduling=6, pulling=7, starting=2))
+    before = Goodput(seconds=GoodputSeconds(queued=5, scheduling=6, pulling=7))
     timeline = Timeline(started_at=at(20), until=at(100), training=60)
     clock = Clock(
         created_at=CREATED,
@@ -181,9 +181,58 @@ def test_parts_before_the_start_stay_as_they_were_once_known() -> None:
         admitted_at=at(1),
         scheduled_at=at(80),
         started_at=at(18),
+        was_started=True,
     )
     found = account(clock, timeline, before)
     assert (found.seconds.queued, found.seconds.scheduling, found.seconds.pulling) == (5, 6, 7)
+
+
+def test_a_pull_is_no_recovery_while_followers_still_pull() -> None:
+    """The leader reports as soon as it runs; the gang has started when all pods do."""
+    pulled = Goodput(seconds=GoodputSeconds(queued=1, scheduling=2, pulling=60))
+    clock = Clock(created_at=CREATED, until=at(65), admitted_at=at(1), scheduled_at=at(3))
+    first = account(clock, Timeline(started_at=at(63), until=at(65), starting=2), pulled)
+    assert (first.seconds.pulling, first.seconds.starting, first.seconds.recovering) == (60, 2, 0)
+    started = replace(clock, until=at(130), started_at=at(120))
+    second = account(started, Timeline(started_at=at(63), until=at(130), starting=57, training=10), first)
+    assert (second.seconds.scheduling, second.seconds.pulling, second.seconds.recovering) == (2, 60, 0)
+    later = replace(started, until=at(230), was_started=True)
+    third = account(later, Timeline(started_at=at(63), until=at(230), starting=57, training=110), second)
+    assert (third.seconds.scheduling, third.seconds.pulling, third.seconds.recovering) == (2, 60, 0)
+
+
+def test_a_second_wait_for_a_queue_before_an_unseen_start_is_no_wait_for_a_node() -> None:
+    """Admitted at 10, back in the queue for 40 seconds, placed at 100."""
+    clock = Clock(
+        created_at=CREATED,
+        until=at(200),
+        admitted_at=at(10),
+        scheduled_at=at(100),
+        started_at=at(105),
+        queued_seconds=50,
+        finished=True,
+    )
+    timeline = Timeline(started_at=at(105), until=at(200), training=95)
+    seconds = account(clock, timeline, Goodput()).seconds
+    assert (seconds.queued, seconds.scheduling, seconds.pulling, seconds.recovering) == (50, 50, 5, 0)
+
+
+def test_a_pause_before_an_unseen_start_is_no_wait_for_a_node() -> None:
+    """Suspended from 10 to 3610 while its pods were pending; then it ran and ended with nobody there."""
+    clock = Clock(
+        created_at=CREATED,
+        until=at(3640),
+        admitted_at=at(1),
+        scheduled_at=at(3612),
+        started_at=at(3615),
+        suspended_seconds=3600,
+        finished=True,
+    )
+    timeline = Timeline(started_at=at(3616), until=at(3640), starting=4, training=20)
+    stale = Goodput(seconds=GoodputSeconds(queued=1, scheduling=9, suspended=3600))
+    for before in (stale, Goodput()):
+        seconds = account(clock, timeline, before).seconds
+        assert (seconds.suspended, seconds.training, seconds.recovering) == (3600, 20, 0)
 
 
 def test_steps_lost_so_far_are_kept() -> None:

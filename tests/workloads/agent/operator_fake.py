@@ -94,6 +94,8 @@ class FakeOperator:
         self.paths: list[str] = []
         self.orders = Orders()
         self.status = 200
+        self.statuses: list[int] = []
+        """Codes of the next answers, before `status` counts."""
         self.body: bytes | None = None
         """Answered instead of the orders."""
         self.headers: dict[str, str] = {}
@@ -120,7 +122,7 @@ class FakeOperator:
                 while outer.hangs.is_set():
                     time.sleep(0.01)
                 answer = json.dumps(outer.orders.to_wire()).encode() if outer.body is None else outer.body
-                self.send_response(outer.status)
+                self.send_response(outer.statuses.pop(0) if outer.statuses else outer.status)
                 self.send_header("Content-Length", str(len(answer)))
                 for name, value in outer.headers.items():
                     self.send_header(name, value)

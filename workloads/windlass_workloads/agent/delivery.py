@@ -74,7 +74,8 @@ class Courier:
                 self._kept = None
 
     def _orders(self, report: Report, *, keep: bool) -> Orders:
-        body = report.model_dump_json(by_alias=True, exclude_none=True)
+        # As bytes: http.client would write text as Latin-1.
+        body = report.model_dump_json(by_alias=True, exclude_none=True).encode()
         try:
             status, answer = self._exchange(body, keep=keep)
         except (OSError, http.client.HTTPException) as error:
@@ -86,23 +87,27 @@ class Courier:
         except (ValueError, RecursionError) as error:
             raise Undelivered("the answer is no order") from error
 
-    def _exchange(self, body: str, *, keep: bool) -> tuple[int, bytes]:
+    def _exchange(self, body: bytes, *, keep: bool) -> tuple[int, bytes]:
         """Status and body of the answer, over the kept connection where there is one."""
         kept = None
         if keep:
             kept, self._kept = self._kept, None
         if kept is not None:
             try:
-                return self._ask(kept, body, keep=True)
+                status, answer = self._ask(kept, body, keep=True)
             except TimeoutError:
                 raise
             except (OSError, http.client.HTTPException):
                 # The other end may have closed it long ago, which says nothing of who listens now.
                 pass
+            else:
+                # Whoever does not lead any more says so as well, and another may by now.
+                if status != http.client.SERVICE_UNAVAILABLE:
+                    return status, answer
         context = ssl.create_default_context(cafile=str(self._ca_file))
         return self._ask(Connection(self._address, self._target.server_name, context), body, keep=keep)
 
-    def _ask(self, connection: Connection, body: str, *, keep: bool) -> tuple[int, bytes]:
+    def _ask(self, connection: Connection, body: bytes, *, keep: bool) -> tuple[int, bytes]:
         is_kept = False
         try:
             token = self._token_file.read_text().strip()

@@ -27,7 +27,7 @@ from windlass_workloads.agent.oom import kills_whole_container
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.agent.reports import Reporter
 from windlass_workloads.agent.succession import Predecessor, wait_for_predecessor
-from windlass_workloads.agent.view import View, build_report
+from windlass_workloads.agent.view import View, build_report, resume_point
 from windlass_workloads.agent.wire import LINE_LIMIT, Link, Refusal, greet_follower, make_gang_key
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint.errors import CheckpointError
@@ -191,7 +191,8 @@ class Leader:
             return report
         progress = report.progress.model_copy(update={"step": verdict.step})
         incarnation = max(newest.incarnation, verdict.incarnation)
-        return report.model_copy(update={"incarnation": incarnation, "progress": progress})
+        found = {"incarnation": incarnation, "progress": progress, "resume": resume_point(newest)}
+        return report.model_copy(update=found)
 
     # --- the main loop -------------------------------------------------------------------------
 

@@ -13,10 +13,10 @@ from typing import Final
 from windlass.api.contract import Report, TerminationMessage, Verdict
 from windlass.api.meta import EXIT_CODES, ExitCode, Reason
 from windlass.api.status import Failure
+from windlass.core.status.progress import FEWEST_CHECKPOINTS
 
 MAXIMUM_BYTES: Final = 4096
 SHORT_TEXT: Final = 400
-FEWEST_CHECKPOINTS: Final = 2
 TEXTS: Final = (
     "save_error",
     "unsaved",

@@ -11,7 +11,7 @@ from windlass.api.status import Condition
 from windlass.core import names
 from windlass.core.facts import Facts, Outcome
 from windlass.core.failure.numeric import PAUSED
-from windlass.core.judges.lifecycle import unexplained
+from windlass.core.judges.lifecycle import ended_at, unexplained
 from windlass.core.status import conditions, messages
 from windlass.core.status.conditions import find
 
@@ -43,7 +43,7 @@ def begin(facts: Facts) -> Outcome | None:
     failure = verdict.failure or facts.status.last_failure or unexplained()
     reason = next((each for each in PAUSED if each == failure.reason), Reason.NON_FINITE)
     aspects = conditions.paused(reason, messages.failure(failure))
-    status = facts.state(aspects, suspended_at=facts.now, last_failure=failure, back_off_until=None)
+    status = facts.state(aspects, suspended_at=ended_at(facts), last_failure=failure, back_off_until=None)
     return Outcome(status, deletes=facts.deletes(facts.pods))
 
 

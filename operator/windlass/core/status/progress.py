@@ -19,6 +19,8 @@ from windlass.core.status import messages
 from windlass.core.status.conditions import Aspect, find
 
 RECOVERY_ROWS = 10
+# A leader that has to cut its last report leaves no fewer, unless nothing but sums fit.
+FEWEST_CHECKPOINTS = 2
 # What the operator learns from a pod and a leader cannot know: it sees only that the pod went away.
 # What the cluster says of a lost pod, and the leader's guesses that it corrects. A pod that the leader itself let go
 # looks preempted from outside; the leader knows why.
@@ -91,9 +93,17 @@ def completed(left: Report, known: FineTuneJobStatus) -> Report:
         )
         failure = known.last_failure if is_same else failure
     checkpoints = left.checkpoints
-    if known.checkpoints[: len(checkpoints)] == checkpoints:
+    if 0 < len(checkpoints) <= FEWEST_CHECKPOINTS and known.checkpoints[: len(checkpoints)] == checkpoints:
         checkpoints = known.checkpoints
     return left.model_copy(update={"recoveries": recoveries, "failure": failure, "checkpoints": checkpoints})
+
+
+def with_known_numbers(left: Report, known: FineTuneJobStatus) -> Report:
+    """The report of a leader that ended, with numbers of the same life that it never learned, as one that never led."""
+    if left.incarnation != known.incarnation or left.progress.step < known.progress.step:
+        return left
+    numbers = {name: value for name, value in left.progress if value is not None}
+    return left.model_copy(update={"progress": known.progress.model_copy(update={"phase": None, **numbers})})
 
 
 def with_evidence(row: RecoveryRecord, known: RecoveryRecord | None) -> RecoveryRecord:

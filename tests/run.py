@@ -66,6 +66,8 @@ CHECK = (
     Layer("lint", module("ruff", "check", "--quiet", ".")),
     Layer("format", module("ruff", "format", "--check", "--quiet", ".")),
 )
+# Built here, a first time takes ten minutes of both processors: no test has that much time.
+PROGRAMS = Layer("programs", (sys.executable, "-c", "from tests.contract import server; server.programs()"))
 TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "data", "tracking"))
 # None of these needs both processors for long, their limits allow for a neighbour, and none but the one of clusters
 # touches the machine's networks and mounts. The longest first, again.
@@ -123,13 +125,13 @@ def run(*stages: Sequence[Layer]) -> int:
 
 def main(arguments: list[str]) -> int:
     """Entry: `check`, `all`, or names of layers."""
-    known = {layer.name: layer for layer in CHECK + DEEP + E2E}
+    known = {layer.name: layer for layer in (*CHECK, PROGRAMS, *DEEP, *E2E)}
     if arguments == ["check"]:
         failed = run(CHECK)
     elif arguments == ["all"]:
         for old in RESULTS.glob("*.xml"):  # what an earlier run saw proves nothing about this one
             old.unlink()
-        failed = run(CHECK, DEEP, E2E, (FAULTS,))
+        failed = run(CHECK, (PROGRAMS,), DEEP, E2E, (FAULTS,))
     elif arguments and all(name in known for name in arguments):
         failed = run(*((known[name],) for name in arguments))
     else:

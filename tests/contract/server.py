@@ -17,7 +17,7 @@ import subprocess
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -243,8 +243,22 @@ ALONE = ("--disable-admission-plugins=ServiceAccount",)
 def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client]:
     """Start etcd and kube-apiserver below `directory`; stop both at the end, whatever happened.
 
-    `flags` are the API server's own besides those that every one of these tests needs.
+    `flags` are the API server's own besides those that every one of these tests needs. A port may be taken by somebody
+    else between our looking for it and our use of it: then others are tried.
     """
+    with ExitStack() as stack:
+        for others in (2, 1, 0):
+            try:
+                client = stack.enter_context(_on_free_ports(directory, flags))
+                break
+            except AssertionError as error:
+                if not others or "address already in use" not in str(error):
+                    raise
+        yield client
+
+
+@contextmanager
+def _on_free_ports(directory: Path, flags: Sequence[str]) -> Iterator[Client]:
     found = programs()
     client_port, peer_port, port = free_ports(3)
     write_certificates(directory)

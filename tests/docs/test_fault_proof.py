@@ -62,7 +62,10 @@ class TestMore:
     def test_in(self): ...
 """)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "--junitxml=out.xml", "tests"],
+        [
+            *(sys.executable, "-m", "pytest", "-q", "--rootdir=.", "-p", "no:randomly"),
+            *("--junitxml=out.xml", "tests"),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

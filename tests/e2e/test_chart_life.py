@@ -104,6 +104,9 @@ class Chart:
 
     def await_rest(self) -> None:
         eventually(self.installation.settled, "two operators of this release ready", 300)
+        eventually(
+            lambda: len(self.all_pods("operator")) == 2, "no operator of an earlier rollout is left", 120
+        )
         eventually(self.leader, "one of them leads", 60)
 
     def kept(self) -> dict[str, str]:

@@ -51,7 +51,7 @@ MINIMAL: dict[str, Any] = {
     "training": {"globalBatchSize": 4, "maxSteps": 1},
 }
 READY = "warm parent is ready"
-SILENCE_SECONDS = {TRAIN: 3.0, CHAIN: 1.5}
+SILENCE_SECONDS = 3.0
 """How long agents wait for one another; imports of torch elsewhere may hold a process up for a moment."""
 
 
@@ -233,7 +233,7 @@ def training(
         witnesses.PACE: str(pace),
         "PYTHONPATH": os.pathsep.join(folders),
     }
-    silence = SILENCE_SECONDS[tasks]
+    silence = SILENCE_SECONDS
     arguments = ["--heartbeat-seconds", str(silence / 6), "--silence-seconds", str(silence)]
     run = support.Run(directory=root, config=config, environment=environment, arguments=arguments)
     wire = Wire()

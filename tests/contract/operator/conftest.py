@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contract.operator.harness import Cluster, Operator, prepare, start_shared
+from contract.operator.harness import JOBS, Cluster, Operator, prepare, start_shared
 from contract.server import Client
 
 
@@ -30,6 +30,10 @@ def operator(api_server: Client, system: Path) -> Iterator[Operator]:
 
 
 @pytest.fixture
-def cluster(api_server: Client, namespace: str) -> Cluster:
-    """The administrator's view of this test's namespace."""
-    return Cluster(api_server, namespace)
+def cluster(api_server: Client, namespace: str) -> Iterator[Cluster]:
+    """The administrator's view of this test's namespace.
+
+    Its jobs go with the test: a gang that nobody reports for is written to a minute later, in another test's time.
+    """
+    yield Cluster(api_server, namespace)
+    api_server.delete(JOBS.format(namespace)).expect(200)

@@ -140,6 +140,11 @@ class FakeOperator:
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
+    def last(self) -> Report:
+        """The newest report. A leader that ends may send its last one beside one that is still on its way."""
+        return max(self.reports, key=lambda each: each.sequence)
+
+    @property
     def target(self) -> ReportTarget:
         return ReportTarget(
             url=f"https://127.0.0.1:{self.port}/v1/reports", server_name=SERVER_NAME, interval_seconds=0.3

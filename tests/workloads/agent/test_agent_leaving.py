@@ -118,9 +118,9 @@ def test_leader_that_waits_for_its_gang_leaves_at_once(make_run: MakeRun) -> Non
 
 def test_rank_killed_during_the_save_costs_no_budget(make_run: MakeRun) -> None:
     run = make_run(steps=40, every=5, nodes=2, ranks=1, environment=LONG)
+    run.order(1, 12, "hang 30")
     leader, follower = run.start_all()
     run.reach(1, 5)
-    run.order(1, 12, "hang 30")
     wait_for("the follower's rank to hang", lambda: not run.store.exists("fault-1-12"))
     (rank,) = follower.ranks()
     follower.send(signal.SIGTERM)

@@ -13,7 +13,7 @@ from workloads.agent.support import Agent, MakeRun, state_of, wait_for
 pytestmark = pytest.mark.workloads
 
 SLOW = {"TOY_STEP_SECONDS": "0.05"}
-IMPATIENT = ["--silence-seconds", "1.5"]
+IMPATIENT = ["--silence-seconds", "1.5", "--heartbeat-seconds", "0.25"]
 
 
 def ranks_of(agent: Agent, count: int) -> list[int]:
@@ -31,7 +31,7 @@ def check_row(row: dict[str, Any]) -> None:
 
 @pytest.mark.fault("F37")
 def test_killed_rank_resumes_in_place_from_the_newest_verified_checkpoint(make_run: MakeRun) -> None:
-    run = make_run(steps=40, every=5)
+    run = make_run(steps=40, every=5, environment=SLOW)
     agent = run.start()
     run.reach(1, 10)
     warm, ranks = agent.warm(), ranks_of(agent, 2)
@@ -157,9 +157,7 @@ def test_lost_leader_pod_is_replaced_by_a_higher_ticket_and_followers_stay_warm(
 
 @pytest.mark.fault("F64")
 def test_frozen_follower_is_left_behind_and_rejoins_when_it_wakes(make_run: MakeRun) -> None:
-    run = make_run(
-        steps=60, every=5, nodes=2, ranks=1, environment=SLOW, arguments=["--silence-seconds", "1.5"]
-    )
+    run = make_run(steps=60, every=5, nodes=2, ranks=1, environment=SLOW, arguments=IMPATIENT)
     leader, follower = run.start_all()
     run.training(1)
     run.reach(1, 5)

@@ -85,7 +85,7 @@ def test_who_wants_to_know_only_is_told_and_the_run_goes_on_by_itself(
         "no step was finished for more than 5 s, the last was 11: rank 1 did not get as far"
     )
     assert " in act" in stacks_of(run, 1)
-    assert operator.reports[-1].stall is None
+    assert operator.last.stall is None
 
 
 @pytest.mark.fault("F41")
@@ -121,4 +121,4 @@ def test_a_slow_rank_is_told_and_nothing_is_done_about_it(make_run: MakeRun, ope
     assert len(told) == 1
     (text,) = told
     assert text.startswith("rank 2 (pod toy-0-1, node node-0) takes ")
-    assert operator.reports[-1].straggler is None, "said only while ranks train"
+    assert operator.last.straggler is None, "said only while ranks train"

@@ -22,10 +22,10 @@ def test_it_is_built_once_and_ranks_restart_from_it(make_run: MakeRun) -> None:
 
 
 def test_new_warm_parent_builds_again(make_run: MakeRun) -> None:
-    run = make_run(steps=60, every=5)
+    run = make_run(steps=60, every=5, environment={"TOY_STEP_SECONDS": "0.05"})
+    run.order(1, 40, "signal 9")
     agent = run.start()
     run.training(1)
-    run.order(1, 40, "signal 9")
     os.kill(agent.warm(), signal.SIGKILL)
     assert agent.wait() == 0, agent.log
     assert run.incarnation() == 2
@@ -45,13 +45,13 @@ def test_failure_to_build_is_left_to_the_ranks(make_run: MakeRun) -> None:
     [
         ("thread", "the warm parent runs 2 threads"),
         ("die", "it died"),
-        ("hang", "no answer for 1 s"),
+        ("hang", "no answer for 5 s"),
     ],
 )
 def test_one_that_is_spoilt_by_it_is_made_anew_and_not_asked_again(
     make_run: MakeRun, problem: str, said: str
 ) -> None:
-    run = make_run(steps=30, every=5, environment={"TOY_AHEAD": problem}, arguments=["--import-seconds", "1"])
+    run = make_run(steps=30, every=5, environment={"TOY_AHEAD": problem}, arguments=["--import-seconds", "5"])
     run.order(1, 7, "signal 9")
     agent = run.start()
     assert agent.wait() == 0, agent.log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -232,9 +231,8 @@ def last_report_of(agent: Agent) -> Report | None:
 def test_a_leader_that_nobody_hears_leaves_its_whole_account(make_run: MakeRun) -> None:
     """No operator is there from beginning to end, and a rank is killed on the way."""
     run = make_run(steps=30, every=5)
+    run.order(1, 12, "signal 9")
     leader = run.start()
-    run.reach(1, 10)
-    os.kill(leader.ranks()[1], signal.SIGKILL)
     assert leader.wait() == 0, leader.log
     assert leader.verdict.result == "Succeeded"
     told = last_report_of(leader)
@@ -312,9 +310,8 @@ async def test_a_leader_that_found_nothing_has_no_account(tmp_path: Path) -> Non
 def test_the_successor_of_a_leader_that_had_ended_tells_what_that_one_could_not(make_run: MakeRun) -> None:
     """The run was done and its pod gone before anybody heard: the new pod has only the store to tell from."""
     run = make_run(steps=30, every=5)
+    run.order(1, 12, "signal 9")
     first = run.start()
-    run.reach(1, 10)
-    os.kill(first.ranks()[1], signal.SIGKILL)
     assert first.wait() == 0, first.log
     second = run.start()
     assert second.wait() == 0, second.log

@@ -26,7 +26,7 @@ def test_predicted_memory_is_near_what_ranks_took() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=800,
         env={**os.environ, "PYTHONPATH": "operator:workloads:tests"},
     )
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]

@@ -50,7 +50,7 @@ def _expand(paths: Sequence[str]) -> list[str]:
 
 def _read_one(path: str) -> list[Source]:
     try:
-        text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text()
+        text = sys.stdin.read() if path == STANDARD_INPUT else Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise CliError(
             f"-f: cannot be read (got {path}: {problem}); allowed: a readable YAML file", status=2

@@ -7,6 +7,7 @@ imported when called, so that `windlass validate` needs neither kubernetes nor t
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -167,7 +168,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def entry() -> None:
-    """Console script."""
+    """Console script. What a terminal cannot show is shown escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(sys.argv[1:]))
 
 

@@ -1,6 +1,6 @@
 """Leaders of gangs, played: they report over the real report server with tokens of their real pods.
 
-Like an agent each report opens a connection of its own. What a leader says is made up; who says it is not.
+Like an agent each leader keeps one connection. What a leader says is made up; who says it is not.
 """
 
 from __future__ import annotations
@@ -138,25 +138,31 @@ class Line:
         self.refused: list[str] = []
         self.routine = 0
         self._context = ssl.create_default_context(cafile=str(authority))
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def __aenter__(self) -> Line:
-        connector = aiohttp.TCPConnector(ssl=self._context, limit=256, force_close=True)
-        timeout = aiohttp.ClientTimeout(total=30)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
+        for each_one in self._sessions.values():
+            await each_one.close()
+
+    def _session(self, leader: Leader) -> aiohttp.ClientSession:
+        """The leader's own; a pool for all would have fewer connections than there are leaders."""
+        if leader.pod_uid not in self._sessions:
+            connector = aiohttp.TCPConnector(ssl=self._context, limit=1)
+            timeout = aiohttp.ClientTimeout(total=30)
+            self._sessions[leader.pod_uid] = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        return self._sessions[leader.pod_uid]
 
     async def send(self, leader: Leader, body: bytes) -> float:
         """One report; a refusal is noted. Seconds that the operator asks to wait before the next."""
-        assert self._session is not None
         url = f"https://127.0.0.1:{self.ports[0]}{REPORT_PATH}"
         headers = {"Authorization": f"Bearer {leader.token}", "Content-Type": "application/json"}
         try:
-            async with self._session.post(url, data=body, headers=headers, server_hostname=HOST) as answer:
+            async with self._session(leader).post(
+                url, data=body, headers=headers, server_hostname=HOST
+            ) as answer:
                 if answer.status == 200:
                     return float((await answer.json()).get("retryAfterSeconds", 0.0))
                 self.refused.append(f"{leader.job}: {answer.status} {(await answer.text())[:200]}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
+import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -91,19 +94,38 @@ class FakeOperator:
         self.paths: list[str] = []
         self.orders = Orders()
         self.status = 200
+        self.statuses: list[int] = []
+        """Codes of the next answers, before `status` counts."""
         self.body: bytes | None = None
         """Answered instead of the orders."""
+        self.headers: dict[str, str] = {}
+        """Of each answer, beside its length."""
+        self.connections: list[Any] = []
+        """Sockets of all connections that there ever were."""
+        self.hangs = threading.Event()
+        """While it is set, nothing is answered."""
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                outer.connections.append(self.connection)
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.bearers.append(self.headers["Authorization"])
                 outer.paths.append(self.path)
                 outer.reports.append(Report.model_validate_json(body))
+                while outer.hangs.is_set():
+                    time.sleep(0.01)
                 answer = json.dumps(outer.orders.to_wire()).encode() if outer.body is None else outer.body
-                self.send_response(outer.status)
+                self.send_response(outer.statuses.pop(0) if outer.statuses else outer.status)
                 self.send_header("Content-Length", str(len(answer)))
+                for name, value in outer.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(answer)
 
@@ -132,6 +154,14 @@ class FakeOperator:
     def arguments(self) -> list[str]:
         return ["--ca-file", str(self.ca), "--token-file", str(self.token)]
 
+    def hang_up(self) -> None:
+        """Ends every connection, as a process does that ends."""
+        for each in self.connections:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
+        self.hangs.clear()
         self.server.shutdown()
         self.server.server_close()
+        self.hang_up()

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from windlass.api.contract import Orders, Report, RunIdentity
+from windlass.api.contract import Orders
 from windlass.api.meta import ExitCode, Phase
-from windlass_workloads.agent.reports import Undelivered, deliver, pause_after
-from windlass_workloads.agent.timeline import moment
+from windlass_workloads.agent.reports import pause_after
 from workloads.agent.operator_fake import FakeOperator
 from workloads.agent.support import MakeRun, wait_for
 
@@ -24,11 +23,6 @@ def operator(tmp_path: Path) -> Iterator[FakeOperator]:
     fake = FakeOperator(tmp_path / "operator")
     yield fake
     fake.close()
-
-
-def empty_report() -> Report:
-    run = RunIdentity(kind="FineTuneJob", namespace="team", name="toy", uid="uid-1")
-    return Report(run=run, pod="p", pod_uid="u", attempt=1, ticket=1, sequence=1, sent_at=moment(0.0))
 
 
 @pytest.mark.workloads
@@ -117,47 +111,8 @@ def test_run_recovers_and_finishes_while_the_operator_is_away(
     assert "the operator does not answer" in leader.log
 
 
-def test_token_and_authority_are_read_anew_for_each_report(operator: FakeOperator) -> None:
-    for token in ("first", "second"):
-        operator.token.write_text(f"{token}\n")
-        deliver(operator.target, empty_report(), token_file=operator.token, ca_file=operator.ca)
-    assert operator.bearers == ["Bearer first", "Bearer second"]
-
-
-def test_server_with_another_name_or_authority_is_not_trusted(tmp_path: Path, operator: FakeOperator) -> None:
-    other = FakeOperator(tmp_path / "other", server_name="somebody.else")
-    try:
-        with pytest.raises(Undelivered, match=r"(?i)certificate|hostname"):
-            deliver(other.target, empty_report(), token_file=other.token, ca_file=other.ca)
-        with pytest.raises(Undelivered, match=r"(?i)certificate"):
-            deliver(operator.target, empty_report(), token_file=operator.token, ca_file=other.ca)
-    finally:
-        other.close()
-    assert other.reports == [] and operator.reports == []
-
-
-@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_refused_report_is_undelivered_with_its_status(operator: FakeOperator, status: int) -> None:
-    operator.status = status
-    with pytest.raises(Undelivered, match=f"status {status}"):
-        deliver(operator.target, empty_report(), token_file=operator.token, ca_file=operator.ca)
-
-
 def test_an_operator_that_came_back_is_told_within_five_seconds() -> None:
     """A new installation has thirty seconds to take a run over; an old Lease may take 17 of them."""
     pauses = [pause_after(failures, interval_seconds=2.0) for failures in range(1, 2000)]
     assert pauses[0] == 4.0 and pauses == sorted(pauses)
     assert pauses[-1] == 5.0
-
-
-@pytest.mark.parametrize("text", ["über", "… 42%|███▌", "日本語", "\ufffd", "\U0001f4a5", "\x1b[31m"])
-def test_a_report_in_any_script_arrives(operator: FakeOperator, text: str) -> None:
-    """What ranks print becomes evidence, and evidence is in every report from then on."""
-    report = empty_report().model_copy(update={"save_error": text})
-    deliver(operator.target, report, token_file=operator.token, ca_file=operator.ca)
-    assert [each.save_error for each in operator.reports] == [text]
-
-
-def test_missing_token_is_undelivered(tmp_path: Path, operator: FakeOperator) -> None:
-    with pytest.raises(Undelivered, match="No such file"):
-        deliver(operator.target, empty_report(), token_file=tmp_path / "none", ca_file=operator.ca)

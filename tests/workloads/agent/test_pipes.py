@@ -335,6 +335,35 @@ async def test_logs_are_printed_with_their_rank_and_the_last_lines_kept(
     assert len(printed[2]) == 9 + KEPT_CHARACTERS + 50
 
 
+BAR = b"".join(b"\r%d%%|####" % number for number in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        (b"\r  0%|    \r 57%|####", " 57%|####"),
+        (b"\r  0%|    \r 57%|####\r", " 57%|####"),
+        (
+            b"".join(b"\r%d%%|####" % n for n in range(1000)) + b"\rFatal Python error: Bus error",
+            "Fatal Python error: Bus error",
+        ),
+        (b"plain\r", "plain"),
+        (b"\r\r\r", ""),
+    ],
+    ids=["bar", "bar with an end", "long bar and last words", "windows", "nothing"],
+)
+async def test_of_a_line_that_is_written_over_the_end_is_kept(
+    pipe: tuple[int, int], capfdbinary: pytest.CaptureFixture[bytes], written: bytes, kept: str
+) -> None:
+    reader, writer = pipe
+    log = LogPump(reader, "rank 0")
+    os.write(writer, written + b"\n")
+    os.close(writer)
+    await log.drain(5)
+    assert log.tail() == [kept]
+    assert capfdbinary.readouterr().out == b"[rank 0] " + written + b"\n", "what is printed is as it was"
+
+
 async def test_a_long_log_keeps_its_end(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     log = LogPump(reader, "rank 0")

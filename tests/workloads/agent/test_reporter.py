@@ -15,16 +15,16 @@ from windlass.api.contract import AcceptedCheckpoint, Orders, RankEvent, Report,
 from windlass.api.meta import Phase
 from windlass.api.status import CheckpointRecord, Output, Plan, TrackingStatus
 from windlass_workloads.agent import reports, view
+from windlass_workloads.agent.delivery import Courier, Undelivered
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.messages import Leaving, Ready
-from windlass_workloads.agent.reports import Reporter, Undelivered
+from windlass_workloads.agent.reports import Reporter
 from windlass_workloads.agent.timeline import Totals, moment
 from windlass_workloads.agent.view import LEDGER_ROWS, RECOVERY_ROWS, View, build_report, phase_of, shown
-from workloads.agent.operator_fake import FakeOperator
 from workloads.agent.world import World
 from workloads.checkpoint.support import incarnation
 
-TARGET = ReportTarget(url="https://operator", server_name="s", interval_seconds=0.05)
+TARGET = ReportTarget(url="https://operator", server_name="s")
 RUN = RunIdentity(kind="FineTuneJob", namespace="team", name="toy", uid="uid-1")
 
 
@@ -38,9 +38,9 @@ class Wire:
         self.arrived = asyncio.Event()
         self.loop = asyncio.get_running_loop()
         monkeypatch.setattr(reports, "LEAST_INTERVAL_SECONDS", 0.005)
-        monkeypatch.setattr(reports, "deliver", self.deliver)
+        monkeypatch.setattr(Courier, "deliver", lambda _, report: self.deliver(report))
 
-    def deliver(self, target: ReportTarget, report: Report, *, token_file: Path, ca_file: Path) -> Orders:
+    def deliver(self, report: Report) -> Orders:
         self.sent.append((time.monotonic(), report))
         self.loop.call_soon_threadsafe(self.arrived.set)
         answer = self.answers.pop(0) if self.answers else self.default
@@ -55,7 +55,13 @@ class Wire:
                 self.arrived.clear()
 
 
-def reporter(orders: list[Orders], build: Callable[[], Report] | None = None, **target: Any) -> Reporter:
+def courier() -> Courier:
+    return Courier(TARGET, token_file=Path("/token"), ca_file=Path("/ca"))
+
+
+def reporter(
+    orders: list[Orders], build: Callable[[], Report] | None = None, interval_seconds: float = 0.05
+) -> Reporter:
     numbers = iter(range(1, 10_000))
 
     def plain() -> Report:
@@ -63,13 +69,7 @@ def reporter(orders: list[Orders], build: Callable[[], Report] | None = None, **
             run=RUN, pod="p", pod_uid="u", attempt=1, ticket=1, sequence=next(numbers), sent_at=moment(0.0)
         )
 
-    return Reporter(
-        TARGET.model_copy(update=target),
-        build or plain,
-        orders.append,
-        token_file=Path("/token"),
-        ca_file=Path("/ca"),
-    )
+    return Reporter(courier(), build or plain, orders.append, interval_seconds=interval_seconds)
 
 
 async def running(made: Reporter) -> asyncio.Task[None]:
@@ -180,7 +180,7 @@ async def test_a_report_that_breaks_ends_neither_the_reporter_nor_the_run(
 
     if where == "sending":
         wire.answers = [RuntimeError("no wire"), RuntimeError("no wire")]
-    made = Reporter(TARGET, build, obey, token_file=Path("/t"), ca_file=Path("/c"))
+    made = Reporter(courier(), build, obey, interval_seconds=0.05)
     task = await running(made)
     await asyncio.wait_for(obeyed.wait(), 10)
     await ended(task)
@@ -212,7 +212,7 @@ async def test_a_farewell_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPa
     import threading
 
     gate = threading.Event()
-    monkeypatch.setattr(reports, "deliver", lambda *_, **__: gate.wait(20) and Orders())
+    monkeypatch.setattr(Courier, "deliver", lambda *_: gate.wait(20) and Orders())
     began = time.monotonic()
     await reporter([]).farewell(0.1)
     took = time.monotonic() - began
@@ -231,45 +231,6 @@ async def test_a_farewell_that_cannot_be_made_does_not_take_the_verdict_with_it(
     await reporter([], build).farewell(0.5)
     assert wire.sent == []
     assert any(record.message == "report failed" for record in caplog.records)
-
-
-# --- over the real wire ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"null",
-        b'{"action": "Dance"}',
-        b'{"retryAfterSeconds": "soon"}',
-        b"\xff",
-        b"[" * 99_999,
-    ],
-    ids=lambda body: repr(body[:20]),
-)
-def test_an_answer_that_is_no_order_is_no_delivery(tmp_path: Path, body: bytes) -> None:
-    operator = FakeOperator(tmp_path / "operator")
-    operator.body = body
-    report = Report(run=RUN, pod="p", pod_uid="u", attempt=1, ticket=1, sequence=1, sent_at=moment(0.0))
-    try:
-        with pytest.raises(Undelivered, match="the answer is no order"):
-            reports.deliver(operator.target, report, token_file=operator.token, ca_file=operator.ca)
-    finally:
-        operator.close()
-
-
-def test_orders_of_a_newer_operator_are_understood_as_far_as_they_are_known(tmp_path: Path) -> None:
-    operator = FakeOperator(tmp_path / "operator")
-    operator.body = b'{"version": 9, "action": "Stop", "reason": "x", "mood": "fine"}'
-    report = Report(run=RUN, pod="p", pod_uid="u", attempt=1, ticket=1, sequence=1, sent_at=moment(0.0))
-    try:
-        orders = reports.deliver(operator.target, report, token_file=operator.token, ca_file=operator.ca)
-    finally:
-        operator.close()
-    assert (orders.action, orders.reason) == ("Stop", "x")
 
 
 # --- what is told ------------------------------------------------------------------------------------------

@@ -140,14 +140,27 @@ class World:
         return self.feed(ev.Heard(index, uid, message))
 
     def exit(
-        self, uid: str, rank: int, *, code: int, signal: int | None = None, ordered: bool = False
+        self,
+        uid: str,
+        rank: int,
+        *,
+        code: int,
+        signal: int | None = None,
+        ordered: bool = False,
+        ahead: float = 0.0,
     ) -> None:
+        """A rank ends; the clock of its pod is so many seconds ahead."""
         incarnation = self.running[uid].pop(rank)
         self.saving.discard(uid)
         self.hear(
             uid,
             Exited(
-                incarnation=incarnation, rank=rank, code=code, signal=signal, ordered=ordered, at=self.now
+                incarnation=incarnation,
+                rank=rank,
+                code=code,
+                signal=signal,
+                ordered=ordered,
+                at=self.now + ahead,
             ),
         )
         if not self.running[uid] and self.busy.get(uid) == incarnation:

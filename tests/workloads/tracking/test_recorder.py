@@ -157,3 +157,17 @@ def test_errors_of_the_client_say_who_and_what(server):
         Client(server.uri).call("GET", "runs/get", {"run_id": "0" * 32})
     with pytest.raises(Unreachable, match="answers with status 404"):
         Client(f"{server.uri}/nowhere").call("GET", "runs/get", {})
+
+
+def test_a_number_that_is_none_is_logged_as_such_and_takes_no_other_with_it(job):
+    """Weights that broke in the last step: a validation loss of 0 would make the worst run the best."""
+    recorder = job.recorder()
+    recorder.add(5, {"validation_loss": float("nan"), "up": float("inf"), "down": float("-inf")})
+    recorder.add(6, {"loss": 1.0})
+    assert recorder.flush(60)
+    recorder.end("FINISHED", 30)
+    run_id = recorder.run_id
+    for key in ("validation_loss", "up", "down"):
+        ((step, value),) = job.history(run_id, key)
+        assert step == 5 and value not in (0, 0.0), (key, value)
+    assert job.history(run_id) == [(6, 1.0)]

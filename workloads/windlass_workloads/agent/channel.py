@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import threading
 import time
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from windlass.api.contract import RankEvent
 from windlass.api.meta import Phase
@@ -51,9 +52,9 @@ class RankChannel:
 
     def send(self, event: RankEvent) -> None:
         """Sends one event; `rank` is filled in."""
-        line = event.model_copy(update={"rank": self.rank}).model_dump_json(by_alias=True, exclude_none=True)
+        line = line_of(event.model_copy(update={"rank": self.rank}))
         with self._lock:
-            self._waiting.append((event.type == "Step", line.encode() + b"\n"))
+            self._waiting.append((event.type == "Step", line + b"\n"))
             if len(self._waiting) > KEPT_LINES:
                 self._drop_one()
             self._write_waiting()
@@ -159,3 +160,20 @@ class RankChannel:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def line_of(event: RankEvent) -> bytes:
+    """The event as one line of JSON. Names of files and rows may hold what is no letter: it is shown escaped."""
+    try:
+        return event.model_dump_json(by_alias=True, exclude_none=True).encode()
+    except ValueError:
+        return json.dumps(escaped(event.to_wire())).encode()
+
+
+def escaped(value: Any) -> Any:
+    """The same with every half letter in its texts written out."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {name: escaped(item) for name, item in value.items()}
+    return [escaped(item) for item in value] if isinstance(value, list) else value

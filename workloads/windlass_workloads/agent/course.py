@@ -200,8 +200,10 @@ class Course:
         """Asks all ranks to save and exit; the limit is the pod's grace period."""
         self._start_clock(at, mark=False)
         self.mode = Mode.SAVING
-        grace = self.recovery.termination_grace_period_seconds - GRACE_RESERVE_SECONDS
-        self._deadline = at + max(1.0, grace)
+        grace = max(1.0, self.recovery.termination_grace_period_seconds - GRACE_RESERVE_SECONDS)
+        # A pod that was asked to leave before its grace began, or will be, is one whose clock differs from ours.
+        began = at if 0 <= self._now - at < grace else self._now
+        self._deadline = began + grace
         for member in self.roster.busy:
             self._tell(member, Stop(incarnation=member.busy, mode="Save"))
 
@@ -222,7 +224,8 @@ class Course:
             return
         self._recovered(self.life, self._now)
         cause = IncarnationCause(rung=Rung.IN_PLACE, failure_class=FailureClass.CRASH, from_step=self.step)
-        self.clock = RecoveryClock(cause=cause, fault_at=fault_at, known_at=self._now)
+        # The stamp is another node's, whose clock may be ahead: nothing is known before it happens.
+        self.clock = RecoveryClock(cause=cause, fault_at=min(fault_at, self._now), known_at=self._now)
         if mark:
             self._mark(State.RECOVERING)
 

@@ -50,7 +50,7 @@ async def _until_quiet(lines: list[str]) -> None:
 def state_of(process: int) -> str:
     """The state letter of /proc/PID/stat; empty when there is no such process."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
 
@@ -58,7 +58,7 @@ def state_of(process: int) -> str:
 def catches(process: int, number: signal.Signals) -> bool:
     """Whether a process has a handler for a signal."""
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(errors="replace")
     except OSError:
         return False
     caught = next((line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")), "0")

@@ -18,6 +18,7 @@ from windlass.api.contract import Incarnation, Orders, RankEvent, Report, Verdic
 from windlass_workloads.agent import events as ev
 from windlass_workloads.agent import verdict as verdicts
 from windlass_workloads.agent.claims import Claims
+from windlass_workloads.agent.delivery import Courier
 from windlass_workloads.agent.gang import Gang
 from windlass_workloads.agent.identity import GRACE_RESERVE_SECONDS
 from windlass_workloads.agent.memoir import Memoir
@@ -335,8 +336,9 @@ class Leader:
         if target is None:
             return
         options = self._pod.options
+        courier = Courier(target, token_file=options.token_file, ca_file=options.ca_file)
         self._reporter = Reporter(
-            target, self._report, self._ordered, token_file=options.token_file, ca_file=options.ca_file
+            courier, self._report, self._ordered, interval_seconds=target.interval_seconds
         )
         self._begin(self._reporter.run())
 

@@ -101,7 +101,9 @@ class LogPump:
         await self._pump.drain(limit_seconds)
 
     def _on_line(self, line: bytes) -> None:
-        text = line.decode(errors="replace")[:KEPT_CHARACTERS]
+        # Of a line that was written over, as progress bars do, a terminal shows the end; so does evidence.
+        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+        text = shown.decode(errors="replace")[:KEPT_CHARACTERS]
         self._kept.append(text)
         for lines in self._listeners:
             lines.append(text)

@@ -91,7 +91,7 @@ def children_of(parent: int, *, ended: bool = False) -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:
             continue
         if fields[1] == str(parent) and (ended or fields[0] != "Z"):

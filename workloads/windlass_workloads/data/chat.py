@@ -11,10 +11,12 @@ from typing import Any, Literal, Protocol
 
 from windlass.api.training import Columns
 from windlass_workloads.data.errors import first_line
-from windlass_workloads.data.read import BadRow
+from windlass_workloads.data.read import BadRow, is_half, is_text
 
 Format = Literal["Chat", "Instruction", "Text"]
 ROLES = ("system", "user", "assistant", "tool")
+NAME_LETTERS = 80
+"""Of a name that rows bring; it may be a whole text where a header is missing."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | capitalize }}:{{ '\n' }}{{ message['content'] }}"
@@ -70,7 +72,7 @@ def make_sample(row: dict[str, Any], recipe: Recipe, tokenizer: Tokenizer) -> Sa
 
 
 def _names(row: dict[str, Any]) -> str:
-    return ", ".join(sorted(row)[:8]) or "nothing"
+    return ", ".join(name[:NAME_LETTERS] for name in sorted(row)[:8]) or "nothing"
 
 
 def _text_of(row: dict[str, Any], column: str, *, required: bool = True) -> str:
@@ -83,7 +85,17 @@ def _text_of(row: dict[str, Any], column: str, *, required: bool = True) -> str:
         raise BadRow(f"{column} is not text (got {type(value).__name__})")
     if required and not value.strip():
         raise BadRow(f"{column} is empty")
-    return value
+    return _whole_letters(value, column)
+
+
+def _whole_letters(value: str, column: str) -> str:
+    """The text; BadRow if a JSON escape in it is half of a letter, which no tokeniser takes."""
+    if is_text(value):
+        return value
+    place = next(number for number, letter in enumerate(value) if is_half(letter))
+    if "\udc80" <= value[place] <= "\udcff":
+        raise BadRow(f"{column} is not UTF-8 at character {place + 1}")
+    raise BadRow(f"{column} has half a letter at character {place + 1} (got \\u{ord(value[place]):04x})")
 
 
 def _instruction_of(row: dict[str, Any], columns: Columns) -> list[dict[str, str]]:
@@ -112,10 +124,10 @@ def _message_of(message: Any, place: str) -> dict[str, str]:
         raise BadRow(f"{place} is not an object (got {type(message).__name__})")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise BadRow(f"{place}.role is unknown (got {role}); allowed {', '.join(ROLES)}")
+        raise BadRow(f"{place}.role is unknown (got {str(role)[:NAME_LETTERS]}); allowed {', '.join(ROLES)}")
     if not isinstance(content, str):
         raise BadRow(f"{place}.content is not text (got {type(content).__name__})")
-    return {"role": role, "content": content}
+    return {"role": role, "content": _whole_letters(content, f"{place}.content")}
 
 
 def tokenise_chat(messages: list[dict[str, str]], tokenizer: Tokenizer, *, learn_all: bool) -> Sample:

@@ -166,7 +166,7 @@ def _check_header(names: Sequence[str], complaints: Complaints) -> int:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         complaints.add(1, f"names a column twice ({', '.join(twice[:4])})")
-    elif not all(_is_text(name) for name in names):
+    elif not all(is_text(name) for name in names):
         complaints.add(1, "not UTF-8")
     complaints.raise_if_any()
     return len(names)
@@ -175,12 +175,38 @@ def _check_header(names: Sequence[str], complaints: Complaints) -> int:
 def _why_bad(values: dict[str, Any], columns: int) -> str | None:
     if None in values or any(value is None for value in values.values()):
         return f"has another number of columns than the header ({columns})"
-    return None if all(_is_text(value) for value in values.values()) else "not UTF-8"
+    return None if all(is_text(value) for value in values.values()) else "not UTF-8"
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether all bytes behind it were letters."""
-    return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return value.isascii() or not any(map(is_half, value))
+
+
+def is_half(letter: str) -> bool:
+    """Whether it stands for a byte that is no letter, or for half of one."""
+    return "\ud800" <= letter <= "\udfff"
+
+
+def _rows_of(batch: Any) -> list[dict[str, Any]]:
+    """The rows of a batch. A value that Python cannot hold spoils nothing but the rows and columns that are used."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except (ValueError, OverflowError):
+        names = batch.schema.names
+        columns = [[_value_of(value) for value in batch.column(name)] for name in names]
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    return rows
+
+
+def _value_of(value: Any) -> Any:
+    """One value; bytes that are no letters become what CSV makes of them, a time beyond Python's its number."""
+    try:
+        return value.as_py()
+    except UnicodeDecodeError:
+        return bytes(value.as_buffer()).decode("utf-8", "surrogateescape")
+    except (ValueError, OverflowError):
+        return getattr(value, "value", None)
 
 
 def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits) -> Iterator[Row]:
@@ -193,7 +219,7 @@ def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits
         _check_size(field, path, expanded=sum(group.total_byte_size for group in groups), limits=limits)
         number = 0
         for batch in file.iter_batches(batch_size=256, use_threads=False):
-            for values in batch.to_pylist():
+            for values in _rows_of(batch):
                 number += 1
                 yield Row(number, values)
     except (pa.ArrowException, OSError) as error:

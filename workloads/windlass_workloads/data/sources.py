@@ -138,13 +138,31 @@ def _plain(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
+def secret_text(path: Path) -> str:
+    """The one line of plain text in a mounted Secret. ValueError says what is wrong with it and never what it is."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+    # A password may be in any script; with a user's name before it it travels encoded.
+    if not text.isprintable() or not (text.isascii() or ":" in text):
+        raise ValueError("has line breaks or letters that no token has")
+    return text
+
+
 def read_token(request: Request, roots: Roots) -> str | None:
     """The token of the request's secretRef from its mount; None without a secretRef."""
     if request.secret is None:
         return None
     path = roots.secrets / request.secret.name / request.secret.key
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return secret_text(path)
+    except ValueError as error:
+        raise WorkloadError(
+            Reason.SECRET_KEY_NOT_FOUND,
+            f"{request.field}: key {request.secret.key} of Secret {request.secret.name} {error}.",
+            hint="store the token alone, as one line of plain text.",
+        ) from None
     except OSError:
         mounted = (roots.secrets / request.secret.name).is_dir()
         what = f"has no key {request.secret.key}" if mounted else "is not mounted"

@@ -56,7 +56,9 @@ class Client:
             raise self._refusal(error) from None
         except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            raise Unreachable(f"{self.uri} does not answer ({type(reason).__name__}: {reason})") from None
+            # What http.client says of a header that it refuses holds the header.
+            words = "" if isinstance(error, ValueError) else f": {reason}"
+            raise Unreachable(f"{self.uri} does not answer ({type(reason).__name__}{words})") from None
         if not isinstance(answer, dict):
             raise Unreachable(f"{self.uri} does not answer (with an object, got {type(answer).__name__})")
         return answer

@@ -17,6 +17,7 @@ from windlass.api.meta import SECRET_ROOT
 from windlass.api.running import MLflow
 from windlass.api.status import Output, Plan, TrackingStatus
 from windlass_workloads.checkpoint.store import OUTPUT, RunStore
+from windlass_workloads.data.sources import secret_text
 from windlass_workloads.tracking.client import Client
 from windlass_workloads.tracking.facts import parameters_of, tags_of
 from windlass_workloads.tracking.publish import Answer, Request
@@ -40,10 +41,10 @@ class Limits:
 
 
 def read_credential(settings: MLflow, secrets: Path = Path(SECRET_ROOT)) -> str | None:
-    """The server's credential from its mounted Secret; None without one."""
+    """The server's credential from its mounted Secret; None without one. OSError or ValueError if it cannot be used."""
     if settings.secret_ref is None:
         return None
-    return (secrets / settings.secret_ref.name / settings.secret_ref.key).read_text(encoding="utf-8").strip()
+    return secret_text(secrets / settings.secret_ref.name / settings.secret_ref.key)
 
 
 class MLflowTracker:

@@ -7,6 +7,7 @@ server's own last steps decide what is new. Training only ever adds a row.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -182,7 +183,7 @@ class Recorder:
                 rows = self._unsent[:BATCH_ROWS]
             metrics = self._distinct(
                 [
-                    {"key": key, "value": value, "timestamp": row["at"], "step": row["step"]}
+                    {"key": key, "value": wire_number(value), "timestamp": row["at"], "step": row["step"]}
                     for row in rows
                     for key, value in row["figures"].items()
                     if row["step"] > self._last.get(key, -1)
@@ -211,3 +212,10 @@ class Recorder:
             self._told = now
             url = f"{self.client.uri.rstrip('/')}/#/runs/{self.run_id}" if self.run_id else None
             self.tell(TrackingStatus(run_id=self.run_id, url=url, spooled=self._spooled), problem)
+
+
+def wire_number(value: float) -> float | str:
+    """A number as the server reads it. A bare NaN of JSON would end its reading, and the rest of the batch be lost."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

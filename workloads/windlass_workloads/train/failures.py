@@ -24,6 +24,7 @@ from windlass_workloads.checkpoint.errors import (
 from windlass_workloads.data.errors import EVIDENCE_LINES, WorkloadError
 
 MESSAGE_LENGTH: Final = 2000
+LINE_LENGTH: Final = 300
 STORAGE_ERRORS: Final = {errno.EIO, errno.ESTALE, errno.EROFS, errno.EDQUOT, errno.ENOSPC, errno.ENOTCONN}
 
 
@@ -70,7 +71,7 @@ def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
             failure_class=error.failure_class,
             message=error.message[:MESSAGE_LENGTH],
             hint=error.hint,
-            evidence=list(error.evidence),
+            evidence=[line[:LINE_LENGTH] for line in error.evidence],
             at=datetime.now(UTC),
         )
         return failure, EXIT_CODES[error.failure_class]
@@ -79,7 +80,7 @@ def failure_of(error: BaseException) -> tuple[Failure, ExitCode]:
     failure, code = _make(error, *_judge(error))
     if isinstance(error, CheckpointUnusable) and error.evidence:
         # Which file is damaged is worth more than where that was noticed.
-        failure = failure.model_copy(update={"evidence": list(error.evidence)})
+        failure = failure.model_copy(update={"evidence": [line[:LINE_LENGTH] for line in error.evidence]})
     return failure, code
 
 
@@ -90,7 +91,7 @@ def _tripped(error: GuardTripped) -> tuple[Failure, ExitCode]:
         failure_class=FailureClass.NUMERIC,
         message=str(error)[:MESSAGE_LENGTH],
         hint=error.hint,
-        evidence=[str(error)[:300], *(line[:300] for line in where)],
+        evidence=[str(error)[:LINE_LENGTH], *(line[:LINE_LENGTH] for line in where)],
         at=datetime.now(UTC),
     )
     return failure, EXIT_CODES[FailureClass.NUMERIC]
@@ -139,7 +140,7 @@ def _make(
         failure_class=failure_class,
         message=f"{type(error).__name__}: {error}"[:MESSAGE_LENGTH],
         hint=hint,
-        evidence=[line.strip()[:300] for line in lines[-EVIDENCE_LINES:]],
+        evidence=[line.strip()[:LINE_LENGTH] for line in lines[-EVIDENCE_LINES:]],
         at=datetime.now(UTC),
     )
     return failure, EXIT_CODES[failure_class]

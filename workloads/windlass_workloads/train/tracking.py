@@ -62,9 +62,8 @@ def open_tracker(
 
     try:
         credential = read_credential(tracking.mlflow, roots.secrets)
-    except OSError as error:
-        report.tracking(
-            TrackingStatus(), f"spec.tracking.mlflow.secretRef: cannot be read ({error.strerror})"
-        )
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else f"its value {error}"
+        report.tracking(TrackingStatus(), f"spec.tracking.mlflow.secretRef: cannot be read ({why})")
         return NoTracker()
     return MLflowTracker(context, report, plan, resumed_step=resumed_step, credential=credential)

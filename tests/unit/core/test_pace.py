@@ -20,7 +20,8 @@ from windlass.core.pace import (
     standing_interval,
     unheard_after,
 )
-from windlass_workloads.agent.reports import TIMEOUT_SECONDS, pause_after
+from windlass_workloads.agent.delivery import TIMEOUT_SECONDS
+from windlass_workloads.agent.reports import pause_after
 
 MIDDLE = "5681"
 """A run whose interval is the mean of all."""

@@ -255,3 +255,11 @@ class World:
     def tick(self, seconds: float) -> None:
         self.now += seconds
         self.feed(ev.Tick())
+
+
+def finish_save(world: World, leaving: str) -> None:
+    """The leader's save ends well and the ranks of both end after it."""
+    world.checkpoint(world.uid(0), 0)
+    world.say(world.uid(0), 0, type="Saved", step=3)
+    world.exit(world.uid(0), 0, code=0)
+    world.exit(leaving, 1, code=0)

@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator")]
 
 from bench.operator import plane  # noqa: E402
-from bench.operator.load import Api  # noqa: E402
+from bench.operator.load import Api, job_body  # noqa: E402
 from bench.record import spread, write  # noqa: E402
-from contract.operator.harness import Cluster, job, prepare, start, until  # noqa: E402
+from contract.operator.harness import Cluster, prepare, start, until  # noqa: E402
 from contract.server import ADMIN_TOKEN, CRD_PATH, Client, install, running, shipped_crds  # noqa: E402
 from windlass.api.meta import GROUP, STATUS_MANAGER, VERSION  # noqa: E402
 
@@ -127,8 +127,7 @@ def made_by_the_operator(api: Client, scratch: Path, nodes: int) -> Json:
         one.await_ready().await_leading()
         cluster = Cluster(api, NAMESPACE)
         cluster.claims()
-        body = job(NAME, resources={"nodes": nodes, "perNode": {"cpu": "1", "memory": "1Gi"}})
-        cluster.submit(body)
+        cluster.submit(job_body(NAME, nodes))
         names = [f"{NAME}-{index}-{index + 1}" for index in range(nodes)]
         until(lambda: cluster.pod_names(NAME) == sorted(names), "all pods made")
         for name in names:

@@ -240,7 +240,9 @@ ALONE = ("--disable-admission-plugins=ServiceAccount",)
 
 
 @contextmanager
-def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client]:
+def running(
+    directory: Path, *, flags: Sequence[str] = ALONE, environment: Mapping[str, str] | None = None
+) -> Iterator[Client]:
     """Start etcd and kube-apiserver below `directory`; stop both at the end, whatever happened.
 
     `flags` are the API server's own besides those that every one of these tests needs. A port may be taken by somebody
@@ -249,7 +251,7 @@ def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client
     with ExitStack() as stack:
         for others in (2, 1, 0):
             try:
-                client = stack.enter_context(_on_free_ports(directory, flags))
+                client = stack.enter_context(_on_free_ports(directory, flags, environment))
                 break
             except AssertionError as error:
                 if not others or "address already in use" not in str(error):
@@ -258,7 +260,9 @@ def running(directory: Path, *, flags: Sequence[str] = ALONE) -> Iterator[Client
 
 
 @contextmanager
-def _on_free_ports(directory: Path, flags: Sequence[str]) -> Iterator[Client]:
+def _on_free_ports(
+    directory: Path, flags: Sequence[str], environment: Mapping[str, str] | None
+) -> Iterator[Client]:
     found = programs()
     client_port, peer_port, port = free_ports(3)
     write_certificates(directory)
@@ -270,7 +274,7 @@ def _on_free_ports(directory: Path, flags: Sequence[str]) -> Iterator[Client]:
     context = ssl.create_default_context(cafile=str(directory / "serving.crt"))
     client = Client(f"https://127.0.0.1:{port}", context, {"Authorization": f"Bearer {ADMIN_TOKEN}"})
     try:
-        with started(commands, directory) as processes:
+        with started(commands, directory, environment) as processes:
             _await_ready(client, processes, directory)
             yield client
     finally:

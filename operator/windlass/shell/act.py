@@ -108,7 +108,7 @@ class Actor:
 
     async def _write_status(self, job: Json, status: Json) -> Json:
         try:
-            answer = slim_job(await self._client.apply_status(FINE_TUNE_JOBS, job, status))
+            answer = slim_job(await self._client.replace_status(FINE_TUNE_JOBS, job, status))
         except NotFound:
             self._caches.jobs.drop(job)
             raise Stale from None

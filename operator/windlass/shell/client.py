@@ -192,8 +192,11 @@ class Client:
         path = resource.path(metadata.get("namespace"), metadata["name"])
         return await self.send(Request("PATCH", path, params, body, APPLY))
 
-    async def apply_status(self, resource: Resource, job: Json, status: Json) -> Json:
-        """Apply the whole status at the version of `job` that it was computed from; Conflict if that is old."""
+    async def replace_status(self, resource: Resource, job: Json, status: Json) -> Json:
+        """PUT the whole status at the version of `job` that it was computed from; Conflict if that is old.
+
+        The server keeps what else the object has: of a PUT of a status it takes nothing but the status.
+        """
         metadata = job["metadata"]
         body = {
             "apiVersion": resource.api_version,
@@ -207,8 +210,7 @@ class Client:
             "status": status,
         }
         path = resource.path(metadata["namespace"], metadata["name"], "status")
-        params = (("fieldManager", STATUS_MANAGER), ("force", "true"))
-        return await self.send(Request("PATCH", path, params, body, APPLY))
+        return await self.send(Request("PUT", path, (("fieldManager", STATUS_MANAGER),), body))
 
     async def create(self, resource: Resource, body: Json) -> Json:
         """POST; if the name is taken, the object that has it when the same owner controls it, else NotOurs."""

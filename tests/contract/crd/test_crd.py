@@ -183,25 +183,31 @@ def test_a_status_of_many_owned_fields_becomes_one_value(api_server: Client, nam
     api_server.create(path, VALID | {"apiVersion": "old.windlass.dev/v1alpha1", "kind": "OldJob"}).expect(201)
     here = f"{path}/{VALID['metadata']['name']}"
 
-    def write(status: dict[str, Any]) -> dict[str, Any]:
-        body = {
-            "apiVersion": "old.windlass.dev/v1alpha1",
-            "kind": "OldJob",
-            "metadata": {"name": VALID["metadata"]["name"]},
-            "status": status,
-        }
-        stored: dict[str, Any] = api_server.apply(f"{here}/status", body, manager="windlass-status").expect(
-            200
-        )
-        return stored
-
-    written = write({"observedGeneration": 1, "progress": {"step": 3, "loss": 1.5}, "runConfig": "a"})
+    body: dict[str, Any] = {
+        "apiVersion": "old.windlass.dev/v1alpha1",
+        "kind": "OldJob",
+        "metadata": {"name": VALID["metadata"]["name"]},
+    }
+    status = {"observedGeneration": 1, "progress": {"step": 3, "loss": 1.5}, "runConfig": "a"}
+    # Operators applied it once.
+    written = api_server.apply(f"{here}/status", body | {"status": status}, manager="windlass-status").expect(
+        200
+    )
     [entry] = [one for one in written["metadata"]["managedFields"] if one["manager"] == "windlass-status"]
     assert set(entry["fieldsV1"]["f:status"]) == {"f:observedGeneration", "f:progress", "f:runConfig"}
     api_server.apply(f"{CRD_PATH}/{crd['metadata']['name']}", crd).expect(200)
 
     def owns_one_value() -> bool:
-        write({"observedGeneration": 1, "progress": {"step": 4}})
+        body["metadata"] = {key: written["metadata"][key] for key in ("name", "uid")} | {
+            "resourceVersion": api_server.get(here).expect(200)["metadata"]["resourceVersion"]
+        }
+        answer = api_server.request(
+            "PUT",
+            f"{here}/status",
+            body | {"status": {"observedGeneration": 1, "progress": {"step": 4}}},
+            query={"fieldManager": "windlass-status"},
+        )
+        assert answer.code in {200, 409}, answer.message
         stored = api_server.get(here).expect(200)
         owners = [
             one["fieldsV1"]
@@ -211,7 +217,9 @@ def test_a_status_of_many_owned_fields_becomes_one_value(api_server: Client, nam
         return owners == [{"f:status": {}}]
 
     api_server.until(owns_one_value)
-    assert api_server.get(here).expect(200)["status"] == {"observedGeneration": 1, "progress": {"step": 4}}, (
+    now = api_server.get(here).expect(200)
+    assert now["status"] == {"observedGeneration": 1, "progress": {"step": 4}}, (
         "what is no longer written goes"
     )
+    assert now["spec"] == written["spec"], "a PUT of the status without a spec leaves the spec"
     api_server.delete(f"{CRD_PATH}/{crd['metadata']['name']}").expect(200)

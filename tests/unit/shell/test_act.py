@@ -81,7 +81,7 @@ async def test_writes_come_in_the_promised_order(api: FakeApi, life: Life) -> No
     )
     done = await actor(life).act(job, decision, Memory())
     assert [(method, path.rsplit("/", 1)[1]) for method, path in api.writes()] == [
-        ("PATCH", "status"),
+        ("PUT", "status"),
         ("POST", "configmaps"),
         ("POST", "pods"),
         ("DELETE", "ft-9-9"),
@@ -468,7 +468,7 @@ async def test_a_lost_answer_to_a_status_write_is_a_conflict_that_the_next_round
 ) -> None:
     world(api)
     job = job_of(api, life)
-    api.faults.append(Fault("PATCH", "/status", drop=True, after=True))
+    api.faults.append(Fault("PUT", "/status", drop=True, after=True))
     with pytest.raises(Conflict):
         await actor(life).act(job, Decision(status={"incarnation": 1}), Memory())
     life.load()

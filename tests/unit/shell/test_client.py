@@ -82,9 +82,9 @@ async def test_a_create_whose_answer_was_lost_is_found_again(api: FakeApi, clien
 async def test_a_status_whose_answer_was_lost_is_a_conflict(api: FakeApi, client: Client) -> None:
     job = api.put("finetunejobs", {"metadata": {"name": "ft", "namespace": "team"}})
     seen = {"metadata": dict(job["metadata"])}
-    api.faults.append(Fault("PATCH", "status", status=500, after=True))
+    api.faults.append(Fault("PUT", "status", status=500, after=True))
     with pytest.raises(Conflict):
-        await client.apply_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
+        await client.replace_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
     assert api.get("finetunejobs", "ft")["status"] == {"incarnation": 1}
 
 
@@ -136,12 +136,12 @@ async def test_a_delete_of_what_changed_is_refused(api: FakeApi, client: Client,
     assert api.get("pods", "p") is not None
 
 
-async def test_status_is_applied_at_the_version_it_was_made_from(api: FakeApi, client: Client) -> None:
+async def test_status_is_replaced_at_the_version_it_was_made_from(api: FakeApi, client: Client) -> None:
     job = api.put("finetunejobs", {"metadata": {"name": "ft", "namespace": "team"}})
     seen = {"metadata": dict(job["metadata"])}
     api.put("finetunejobs", {"metadata": dict(job["metadata"])})
     with pytest.raises(Conflict):
-        await client.apply_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
+        await client.replace_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
     assert "status" not in api.get("finetunejobs", "ft")
 
 

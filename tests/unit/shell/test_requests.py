@@ -262,7 +262,7 @@ async def test_a_gang_from_nothing_costs_one_status_write_and_no_read_before_its
         (method, path.rsplit("/", 1)[1]) for method, path in before_last if "/events" not in path
     )
     assert counted == {
-        ("PATCH", "status"): 1,
+        ("PUT", "status"): 1,
         ("POST", "configmaps"): 2,
         ("POST", "services"): 1,
         ("POST", "networkpolicies"): 1,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +37,17 @@ async def operator() -> AsyncIterator[Operator]:
     yield made
     await made.client.close()
     await made._lease_client.close()
+
+
+def test_an_operator_looks_seldom_for_garbage_and_never_among_what_it_imported() -> None:
+    program = (
+        "import gc; from windlass.shell.main import COLLECT_AFTER, collect_seldom; collect_seldom(); "
+        "print(gc.get_threshold() == COLLECT_AFTER, gc.get_freeze_count() > 10_000, gc.isenabled())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 
 def owned(kind: str = "FineTuneJob", *, controller: bool = True, name: str = "ft") -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""How often runs report and have their progress written, by how many of them run.
+"""How often runs report, have their progress written and their checkpoints announced, by how many of them run.
 
-A few runs are followed closely; with hundreds, what only moves numbers must not take what decisions need. Every report
-costs the operator a handshake, every write of a status the API server tens of milliseconds. News is never held back:
+A few runs are followed closely; with hundreds, what only moves numbers must not take what decisions need. A report
+costs the operator milliseconds, every write of a status the API server tens of them. News is never held back:
 what an agent tells at once it still does, and what changes by a decision is written at once.
 """
 
@@ -14,7 +14,7 @@ from typing import Final
 REPORTS_PER_SECOND: Final = 100.0
 REPORT_SECONDS: Final = 2.0
 """Agents report so often unless asked for less."""
-LONGEST_REPORT_SECONDS: Final = 6.0
+LONGEST_REPORT_SECONDS: Final = 8.0
 UNHEARD_SECONDS: Final = 15.0
 """An agent whose leader reports every 2 s counts as unheard after so long."""
 WRITES_PER_SECOND: Final = 20.0
@@ -22,6 +22,8 @@ PROGRESS_SECONDS: Final = 5.0
 LONGEST_PROGRESS_SECONDS: Final = 50.0
 """Reached at 1,000 runs. For the account of costs an operator whose last write is a minute old was away."""
 STANDING_SECONDS: Final = 30.0
+ANNOUNCEMENTS_PER_SECOND: Final = 5.0
+ANNOUNCEMENT_SECONDS: Final = 60.0
 
 
 def report_seconds(runs: int) -> float:
@@ -49,3 +51,11 @@ def progress_interval(runs: int, uid: str) -> timedelta:
 def standing_interval(runs: int, uid: str) -> timedelta:
     """The same while nothing but the time of the report moves."""
     return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid))
+
+
+def announcement_interval(runs: int) -> timedelta:
+    """How often a run's new checkpoints are told beside its status: by an event, and by annotations on its pod.
+
+    Each is a write that no decision needs: a minute up to 300 runs, 200 s with 1,000.
+    """
+    return timedelta(seconds=max(ANNOUNCEMENT_SECONDS, runs / ANNOUNCEMENTS_PER_SECOND))

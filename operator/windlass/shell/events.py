@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from windlass.api import meta
 from windlass.api.meta import Reason
 from windlass.core.decision import Event
+from windlass.core.pace import announcement_interval
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Unreachable
@@ -31,8 +33,7 @@ BURST: Final = 25.0
 REFILL_SECONDS: Final = 60.0
 """One event more per minute and job, up to BURST."""
 ROUTINE: Final = frozenset({Reason.CHECKPOINT_COMMITTED})
-ROUTINE_SECONDS: Final = 60.0
-"""Each of these is written at most once a minute and job: an event is a write, and status lists what it tells."""
+"""Each of these is written seldom for each job (`pace`): an event is a write, and status lists what it tells."""
 REMEMBERED: Final = 2048
 CONTROLLER: Final = "windlass.dev/operator"
 
@@ -61,11 +62,14 @@ class Bucket:
 class Recorder:
     """Writes events with series and a rate limit per job."""
 
-    def __init__(self, client: Client, *, instance: str, clock: Clock) -> None:
+    def __init__(
+        self, client: Client, *, instance: str, clock: Clock, runs: Callable[[], int] = lambda: 0
+    ) -> None:
         self._client = client
         self._instance = instance
         self._clock = clock.monotonic
         self._now = clock.now
+        self._runs = runs
         self._recorded: OrderedDict[Key, Recorded] = OrderedDict()
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         self._routine: OrderedDict[tuple[str, Reason], float] = OrderedDict()
@@ -90,7 +94,7 @@ class Recorder:
             LOG.warning("event not recorded", reason=str(event.reason), problem=str(error)[:300])
 
     def _is_due(self, key: tuple[str, Reason], at: float) -> bool:
-        if at - self._routine.get(key, float("-inf")) < ROUTINE_SECONDS:
+        if at - self._routine.get(key, float("-inf")) < announcement_interval(self._runs()).total_seconds():
             return False
         self._routine.pop(key, None)
         self._routine[key] = at

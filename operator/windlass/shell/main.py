@@ -21,6 +21,7 @@ from windlass.shell.errors import ApiError, Unreachable
 from windlass.shell.kinds import await_kinds
 from windlass.shell.logging import configure, logger
 from windlass.shell.settings import Settings, SettingsError, from_environment
+from windlass.shell.tls import read_in_small_pieces
 
 LOG = logger("main")
 
@@ -60,6 +61,7 @@ async def run(settings: Settings, credentials: Credentials) -> int:
         return EXIT_PART_DIED
     operator = Operator(settings, credentials)
     collect_seldom()
+    read_in_small_pieces()
     try:
         await operator.start()
         tasks = [asyncio.create_task(body, name=name) for name, body in operator.background().items()]

@@ -71,7 +71,9 @@ class Operator:
         self.caches = Caches()
         self.inbox = Inbox()
         self.queue: KeyedQueue[Key] = KeyedQueue(clock.monotonic, observer=self.metrics)
-        self.recorder = Recorder(self.client, instance=settings.pod_name, clock=clock)
+        self.recorder = Recorder(
+            self.client, instance=settings.pod_name, clock=clock, runs=self.inbox.runs_heard
+        )
         self.postbox = Postbox(self.recorder, calm=self.queue.calm)
         # The Lease has a client of its own: its requests must not wait behind others'.
         self._lease_client = Client(credentials, observer=self.metrics, attempts=1, request_timeout_seconds=4)

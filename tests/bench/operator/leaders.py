@@ -171,7 +171,9 @@ class Line:
         return 0.0
 
     async def all_train(self, leaders: list[Leader]) -> None:
-        """First reports of all: their gangs train."""
+        """First reports of all: their gangs train, and have a checkpoint, as all but young runs have."""
+        for leader in leaders:
+            leader.save()
         await each(leaders, lambda leader: self.send(leader, leader.report()), at_once=16)
 
     async def steady(self, leaders: list[Leader]) -> None:

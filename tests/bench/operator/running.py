@@ -322,6 +322,9 @@ async def storm(here: Scene) -> None:
     pods = len(names) * options.nodes
     tell(f"storm: {len(names)} gangs")
     async with Line([operator.report_port], here.scratch / "tls" / "ca.crt") as line:
+        # The others go on reporting, or the operator would find each of them silent and say so in its status.
+        others = [one for name, one in here.played.items() if name not in set(names)]
+        steady = here.group.create_task(line.steady(others))
         began = time.time()
         await load.each(played, lambda one: line.send(one, ask_anew(one)), at_once=64)
 
@@ -329,7 +332,9 @@ async def storm(here: Scene) -> None:
             return [one.at for one in audit.since(began) if one.made_a_pod]
 
         await wait_for(lambda: len(made()) >= pods, "all pods are made anew", 300)
-    times = made()
+        times = made()
+        await load.all_run(here.api, NAMESPACE, 300)
+        steady.cancel()
     deleted = [one.at for one in audit.since(began) if (one.verb, one.resource) == ("delete", "pods")]
     here.found["storm"] = {
         "gangs": len(names),
@@ -341,7 +346,6 @@ async def storm(here: Scene) -> None:
         "firstRefusals": line.refused[:3],
     }
     tell(f"storm: {here.found['storm']}")
-    await load.all_run(here.api, NAMESPACE, 300)
     await settled(here, operator)
 
 

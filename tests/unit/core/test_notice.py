@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from unit.core.builders import NOW, JobBuilder, a_checkpoint, a_job, a_pod, a_report, at, judge
 from windlass.api.meta import CHECKPOINT_ANNOTATIONS
 from windlass.api.status import CheckpointRecord
-from windlass.core.checkpoints.notice import NOTICE_INTERVAL, notice, wait_seconds
+from windlass.core.checkpoints.notice import notice, wait_seconds
 from windlass.core.decision import Annotate, Decision
 from windlass.core.observed import PodView, noticed
+from windlass.core.pace import announcement_interval
 
 STEP, TIME = CHECKPOINT_ANNOTATIONS
+
+MINUTE = timedelta(seconds=60)
 
 
 def saved(step: int, seconds: float) -> CheckpointRecord:
@@ -108,31 +111,32 @@ def test_annotations_are_read_back(annotations: dict[str, str], read: tuple[str,
 
 @pytest.mark.parametrize("edited", ["", "yesterday", "2026-11-23T12:00:30", "9999-01-01T00:00:00Z"])
 def test_an_edited_time_holds_nothing_back(edited: str) -> None:
-    assert wait_seconds(("20", edited), NOW) == 0.0
+    assert wait_seconds(("20", edited), NOW, MINUTE) == 0.0
 
 
 @given(st.integers(-10_000, 10_000))
 def test_the_wait_is_never_longer_than_two_intervals(seconds: int) -> None:
     shown = (NOW + timedelta(seconds=seconds)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    assert 0 <= wait_seconds(("1", shown), NOW) <= 2 * NOTICE_INTERVAL.total_seconds()
+    assert 0 <= wait_seconds(("1", shown), NOW, MINUTE) <= 2 * MINUTE.total_seconds()
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=40))
-def test_any_rhythm_of_saves_costs_at_most_two_patches_a_minute(gaps: list[int]) -> None:
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(0, 1000))
+def test_any_rhythm_of_saves_costs_at_most_two_patches_in_an_interval(gaps: list[int], runs: int) -> None:
     """Play a run second by second as the operator would, with every wake-up it could have."""
+    interval = announcement_interval(runs)
     commits, second = [], 0
     for gap in gaps:
         second += gap
         commits.append(second)
     shown: tuple[str, str] | None = None
     writes: list[int] = []
-    for now in range(second + 200):
+    for now in range(second + 300):
         ledger = [saved(index + 1, one) for index, one in enumerate(commits) if one <= now]
         wanted = notice(ledger)
-        if wanted is not None and wanted != shown and wait_seconds(shown, at(now)) == 0:
+        if wanted is not None and wanted != shown and wait_seconds(shown, at(now), interval) == 0:
             shown = wanted
             writes.append(now)
     assert shown == notice([saved(len(commits), commits[-1])])
-    limit = NOTICE_INTERVAL.total_seconds()
+    limit = interval.total_seconds()
     assert all(later - first > limit for first, later in zip(writes, writes[2:], strict=False))

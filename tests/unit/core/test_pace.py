@@ -15,6 +15,7 @@ from windlass.core.pace import (
     REPORT_SECONDS,
     REPORTS_PER_SECOND,
     WRITES_PER_SECOND,
+    announcement_interval,
     progress_interval,
     report_seconds,
     standing_interval,
@@ -36,8 +37,8 @@ MIDDLE = "5681"
         (200, 0.0, 10.0, 30.0),
         (300, 3.0, 15.0, 30.0),
         (600, 6.0, 30.0, 30.0),
-        (1000, 6.0, 50.0, 50.0),
-        (4000, 6.0, 50.0, 50.0),
+        (1000, 8.0, 50.0, 50.0),
+        (4000, 8.0, 50.0, 50.0),
     ],
 )
 def test_paces(runs: int, report: float, progress: float, standing: float) -> None:
@@ -76,7 +77,7 @@ def test_few_runs_do_not_differ_and_many_are_not_due_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "seconds"), [(0, 15.0), (200, 15.0), (300, 16.0), (600, 19.0), (5000, 19.0)]
+    ("runs", "seconds"), [(0, 15.0), (200, 15.0), (300, 16.0), (600, 19.0), (5000, 21.0)]
 )
 def test_when_a_leader_counts_as_silent(runs: int, seconds: float) -> None:
     assert unheard_after(runs) == timedelta(seconds=seconds)
@@ -91,6 +92,13 @@ def test_one_report_may_time_out_before_a_leader_counts_as_silent(runs: int) -> 
     # And two that are refused at once.
     refused = asked + pause_after(1, REPORT_SECONDS) + pause_after(2, REPORT_SECONDS)
     assert refused + 1.0 <= unheard_after(runs).total_seconds()
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds"), [(0, 60), (1, 60), (300, 60), (301, 60.2), (1000, 200), (5000, 1000)]
+)
+def test_how_often_a_checkpoint_is_told_beside_the_status(runs: int, seconds: float) -> None:
+    assert announcement_interval(runs) == timedelta(seconds=seconds)
 
 
 def test_costs_know_an_operator_that_writes_seldom_from_one_that_was_away() -> None:

@@ -15,7 +15,6 @@ from windlass.shell.events import (
     NOTE_LENGTH,
     REFILL_SECONDS,
     REMEMBERED,
-    ROUTINE_SECONDS,
     SERIES_SECONDS,
     Recorder,
     cut,
@@ -24,8 +23,8 @@ from windlass.shell.events import (
 JOB = {"metadata": {"name": "ft", "namespace": "team", "uid": "run-1", "resourceVersion": "7"}}
 
 
-def recorder(api: FakeApi, hand: Hand) -> Recorder:
-    return Recorder(api.client(attempts=1), instance="operator-1", clock=hand.clock())
+def recorder(api: FakeApi, hand: Hand, **more: Any) -> Recorder:
+    return Recorder(api.client(attempts=1), instance="operator-1", clock=hand.clock(), **more)
 
 
 def event(message: str = "all pods run", reason: Reason = Reason.TRAINING) -> Event:
@@ -87,15 +86,16 @@ async def test_a_job_cannot_flood(api: FakeApi, hand: Hand) -> None:
     assert len(stored(api)) == int(BURST) + 1
 
 
-async def test_checkpoints_are_told_of_once_a_minute_and_take_nothing_from_the_rest(
-    api: FakeApi, hand: Hand
+@pytest.mark.parametrize(("runs", "seconds"), [(1, 60), (300, 60), (500, 100), (1000, 200)])
+async def test_checkpoints_are_told_of_seldom_and_take_nothing_from_the_rest(
+    api: FakeApi, hand: Hand, runs: int, seconds: int
 ) -> None:
-    made = recorder(api, hand)
+    made = recorder(api, hand, runs=lambda: runs)
     for step in range(300):
         await made.record(JOB, event(f"step-{step} verified", Reason.CHECKPOINT_COMMITTED))
         hand.at += 1
     notes = [body["note"] for body in stored(api)]
-    assert notes == [f"step-{step} verified" for step in range(0, 300, int(ROUTINE_SECONDS))]
+    assert notes == [f"step-{step} verified" for step in range(0, 300, seconds)]
     for number in range(int(BURST)):
         await made.record(JOB, event(f"failure {number}"))
     assert len(stored(api)) == len(notes) + BURST, "the whole budget is there for what matters"

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from windlass.api.meta import CHECKPOINT_ANNOTATIONS
 from windlass.api.status import CheckpointRecord
 from windlass.core.decision import Annotate
 from windlass.core.facts import Facts, Outcome
-
-NOTICE_INTERVAL: Final = timedelta(seconds=60)
-"""How old the checkpoint that is named must be before a newer one is: at most two patches in this time."""
+from windlass.core.pace import announcement_interval
 
 
 def notices(facts: Facts, outcome: Outcome) -> tuple[tuple[Annotate, ...], float | None]:
@@ -28,7 +25,7 @@ def notices(facts: Facts, outcome: Outcome) -> tuple[tuple[Annotate, ...], float
     wanted = notice(outcome.status.checkpoints)
     if wanted is None or wanted == leader.noticed:
         return (), None
-    wait = wait_seconds(leader.noticed, facts.now)
+    wait = wait_seconds(leader.noticed, facts.now, announcement_interval(facts.seen.runs_heard))
     if wait > 0:
         return (), wait
     pairs = tuple(zip(CHECKPOINT_ANNOTATIONS, wanted, strict=True))
@@ -44,14 +41,17 @@ def notice(ledger: Sequence[CheckpointRecord]) -> tuple[str, str] | None:
     return str(step), committed_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def wait_seconds(noticed: tuple[str, str] | None, now: datetime) -> float:
-    """Seconds until another checkpoint may be named. What is no time, or lies far ahead, holds nothing back."""
+def wait_seconds(noticed: tuple[str, str] | None, now: datetime, interval: timedelta) -> float:
+    """Seconds until another may be named: the named one must be so old, which makes two patches in that time at most.
+
+    What is no time, or lies far ahead, holds nothing back.
+    """
     if noticed is None:
         return 0.0
     try:
         named_at = datetime.fromisoformat(noticed[1])
     except ValueError:
         return 0.0
-    if named_at.tzinfo is None or named_at - now > NOTICE_INTERVAL:
+    if named_at.tzinfo is None or named_at - now > interval:
         return 0.0
-    return max((named_at + NOTICE_INTERVAL - now).total_seconds(), 0.0)
+    return max((named_at + interval - now).total_seconds(), 0.0)

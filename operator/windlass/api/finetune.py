@@ -11,13 +11,13 @@ from pydantic import Field
 from windlass.api.base import Model
 from windlass.api.custom import CUSTOM_RULES, Custom
 from windlass.api.guards import GUARD_RULES, Guards
+from windlass.api.resuming import RESUME_RULES, Resume
 from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
 from windlass.api.running import (
     Checkpointing,
     PodOverrides,
     Recovery,
     Resources,
-    Resume,
     Scheduling,
     Tracking,
 )
@@ -247,6 +247,7 @@ class FineTuneJobSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         *CUSTOM_RULES,
         *CROSS_RULES,
+        *RESUME_RULES,
         *GUARD_RULES,
         *IMMUTABLE,
     )

@@ -51,7 +51,7 @@ class Rule:
 
     `holds` is called with (self, oldSelf); oldSelf is None unless `transition`. `forbidden` keeps the
     API server from printing the value, for what may hold a credential. `frozen` says that what is at `path`
-    may not change; the schema judges that at the block itself.
+    may not change; the schema judges that at the block itself, by `at_block`.
     """
 
     cel: str
@@ -65,6 +65,7 @@ class Rule:
     transition: bool = False
     forbidden: bool = False
     frozen: bool = False
+    at_block: str = "self == oldSelf"
 
     @property
     def template(self) -> str:

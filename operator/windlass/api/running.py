@@ -139,17 +139,6 @@ class Checkpointing(Model):
     Example: true."""
 
 
-class Resume(Model):
-    """Which checkpoint a run starts from: `Latest` verified of its own, `None`, or a step of its own."""
-
-    source: Annotated[
-        str,
-        Field(pattern=r"^(Latest|None|[0-9]{1,9})$", min_length=1, max_length=16),
-        Hint("see status.checkpoints for the steps that can be resumed", allowed="Latest, None or a step"),
-    ] = Field(default="Latest", alias="from")
-    """Latest, None (begin anew) or the step of a checkpoint of this job. Example: "120"."""
-
-
 BUDGET_HINT = Hint("0 fails the job at once, 5 is usual")
 
 

@@ -74,7 +74,7 @@ def _freeze(schema: Schema, rule: Rule) -> None:
     for part in way:
         holder = holder["properties"][part]
     block = holder["properties"][name]
-    _add(block, rule.seen_from(rule.path, "self == oldSelf"))
+    _add(block, rule.seen_from(rule.path, rule.at_block))
     if "default" not in block and name not in holder.get("required", ()):
         _add(holder, rule.seen_from(".".join(way), f"has(self.{name}) == has(oldSelf.{name})"))
 

@@ -10,8 +10,10 @@ from typing import Any
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Exclusion, Reason
+from windlass.api.rules import look_up
 from windlass.api.status import Condition, Progress, RecoveryRecord
 from windlass.cli import timeline
+from windlass.core.names import store_uri
 from windlass.core.observed import parse_status
 from windlass.core.planning.estimate import bytes_text
 from windlass.core.status import messages
@@ -27,7 +29,7 @@ def describe(job: dict[str, Any]) -> str:
         [heading(job, status), *progress_lines(status)],
         plan_lines(status),
         timeline_lines(job, status),
-        ledger_lines(status),
+        ledger_lines(job, status),
         recovery_lines(job, status),
         suspect_lines(status),
         [*goodput_lines(status), *cost_lines(status)],
@@ -123,13 +125,22 @@ def plan_lines(status: FineTuneJobStatus) -> list[str]:
     return lines + [f"warning     {text}" for text in plan.warnings]
 
 
-def ledger_lines(status: FineTuneJobStatus) -> list[str]:
-    """Verified checkpoints, newest first."""
+def ledger_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+    """Verified checkpoints, newest first, and where they are: what another job's resume.from may name."""
     lines = [
         f"  step {row.step:<7} incarnation {row.incarnation:<3} {bytes_text(row.bytes):>10}  {row.digest[:19]}"
         for row in status.checkpoints
     ]
-    return ["checkpoints (verified, newest first)", *lines] if lines else []
+    return [f"checkpoints (verified, newest first){place(job)}", *lines] if lines else []
+
+
+def place(job: dict[str, Any]) -> str:
+    """The run's directory in its store, as far as the object tells it."""
+    metadata, store = job["metadata"], look_up(job.get("spec"), "checkpoint.store")
+    if not isinstance(store, str) or not metadata.get("uid"):
+        return ""
+    namespace = metadata.get("namespace", "default")
+    return f" in {store_uri(store, namespace=namespace, name=metadata['name'], uid=metadata['uid'])}"
 
 
 def timeline_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:

@@ -84,6 +84,11 @@ def store_path(spec: FineTuneJobSpec, *, namespace: str, name: str, uid: str) ->
     return "/".join(part for part in (meta.STORE_MOUNT, path, namespace, name, uid) if part)
 
 
+def store_uri(store: str, *, namespace: str, name: str, uid: str) -> str:
+    """The same directory as a URI, which a new job may name in `spec.resume.from`."""
+    return "/".join((store.rstrip("/"), namespace, name, uid))
+
+
 def read_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
     """Claims that model and data URIs name, each once, in the order of the spec; a custom command names none."""
     if spec.custom is not None:

@@ -176,8 +176,31 @@ RULES: list[tuple[str, Any, str]] = [
     (
         "resume",
         {"from": "newest"},
-        "spec.resume.from: is not written as it must be (got newest); allowed: Latest, None or a step. hint: see "
-        "status.checkpoints for the steps that can be resumed",
+        "spec.resume.from: is not written as it must be (got newest); allowed: Latest, None, a step, or "
+        "pvc://claim/path of another run's directory or checkpoint. hint: see status.checkpoints for the steps that "
+        "can be resumed",
+    ),
+    ("resume", {"from": "pvc://checkpoints/team-a/team/elder/uid-1"}, None),
+    ("resume", {"from": "pvc://checkpoints/elder/step-00000120.i3"}, None),
+    (
+        "resume",
+        {"from": "pvc://checkpoints"},
+        "spec.resume.from: is not written as it must be (got pvc://checkpoints); allowed: Latest, None, a step, or "
+        "pvc://claim/path of another run's directory or checkpoint. hint: see status.checkpoints for the steps that "
+        "can be resumed",
+    ),
+    (
+        "resume",
+        {"from": "pvc://checkpoints/../elder"},
+        "spec.resume.from: path must not contain '..' (got pvc://checkpoints/../elder); allowed: a path below the root "
+        "of the claim or repository. hint: write the path from the root, without '..'",
+    ),
+    (
+        "resume",
+        {"from": "pvc://elsewhere/elder"},
+        "spec.resume.from: is not in the claim of checkpoint.store (got pvc://elsewhere/elder with "
+        "checkpoint.store=pvc://checkpoints); allowed: a path in the claim that checkpoint.store names. hint: name "
+        "that claim in checkpoint.store, or copy the other run's directory into this one",
     ),
     ("recovery.elastic", {"minNodes": 1}, None),
     (

@@ -296,6 +296,31 @@ def test_an_old_object_that_breaks_newer_rules_can_still_be_compared() -> None:
     assert [problem.split(":")[0] for problem in told(VALID, broken)] == ["spec.resources.nodes"]
 
 
+ELDER = "pvc://checkpoints/team-a/team/elder/uid-1"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "may"),
+    [
+        (ELDER, ELDER, True),
+        (ELDER, "Latest", True),
+        (ELDER, "120", True),
+        ("Latest", ELDER, False),
+        ("120", ELDER, False),
+        (ELDER, f"{ELDER}/step-00000120.i3", False),
+    ],
+)
+def test_another_run_s_checkpoint_is_named_at_creation_only(before: str, after: str, may: bool) -> None:
+    found = told(change("spec.resume", {"from": after}), change("spec.resume", {"from": before}))
+    if may:
+        assert found == []
+    else:
+        assert found == [
+            f"spec.resume.from: another run's checkpoint can be named at creation only (got {after}, was {before}); "
+            "allowed: Latest, None or a step of this job. hint: create a new job that names it"
+        ]
+
+
 # --- texts -----------------------------------------------------------------------------------------
 
 

@@ -90,6 +90,9 @@ def test_what_may_not_change_is_judged_where_it_is() -> None:
     ]
     here = {path: rule for path, rule in changes if rule["rule"] == "self == oldSelf"}
     assert set(here) == FROZEN
+    (kept,) = [rule for path, rule in changes if path == "spec.resume.from"]
+    changes.remove(("spec.resume.from", kept))
+    assert kept["rule"] == "!self.startsWith('pvc://') || self == oldSelf"
     assert not any("fieldPath" in rule for rule in here.values())
     above = {path + rule["fieldPath"]: rule["rule"] for path, rule in changes if "fieldPath" in rule}
     assert above == {

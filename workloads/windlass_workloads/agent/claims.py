@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 from windlass.api.contract import Incarnation, RunConfig
+from windlass.core.checkpoints.choose import is_of_another_run
 from windlass_workloads.agent.events import Claim, Claimed, Refused, Unclaimable
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.numeric import way_of
 from windlass_workloads.checkpoint import choose as choosing
 from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt
 from windlass_workloads.checkpoint.errors import CheckpointError
 from windlass_workloads.checkpoint.incarnations import Claimant
 from windlass_workloads.checkpoint.store import RunStore
@@ -60,12 +62,16 @@ class Claims:
                     return record
                 if incarnations.claim(self.store, record):
                     return Claimed(record)
+        except NotAdoptable as error:
+            return Unclaimable(message=str(error), storage=False)
         except (CheckpointError, OSError) as error:
             return Unclaimable(message=str(error), storage=True)
         return Refused()
 
     def _record(self, wish: Claim, newest: Incarnation | None) -> Incarnation | Unclaimable:
         source = self.config.spec.resume.source
+        if newest is None and is_of_another_run(source):
+            adopt(self.store, self.config)
         choice = choosing.choose(self.store, newest, source, poisoned=wish.poisoned)
         if choice.problem is not None:
             return Unclaimable(message=choice.problem, storage=False)

@@ -11,12 +11,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from windlass.api.contract import AcceptedCheckpoint, Incarnation
+from windlass.api.resuming import ANOTHER
 
 RESUME_FROM = "resumeFrom"
 """Key of Incarnation.details: the value of spec.resume.from that this incarnation has honoured."""
 
 LATEST = "Latest"
 NOTHING = "None"
+ADOPTED = 0
+"""Incarnation of a checkpoint that was taken over from another run before this run's first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +70,19 @@ def order(candidate: Candidate) -> tuple[int, int]:
     return candidate.step, candidate.incarnation
 
 
-def objection(candidate: Candidate, newest: Incarnation | None, poisoned: Collection[str] = ()) -> str | None:
-    """Why a candidate does not count, or None when it does."""
+def is_of_another_run(resume_from: str) -> bool:
+    """Whether the wish names another run's checkpoint by its URI."""
+    return resume_from.startswith(ANOTHER)
+
+
+def objection(
+    candidate: Candidate, newest: Incarnation | None, poisoned: Collection[str] = (), *, adopts: bool = False
+) -> str | None:
+    """Why a candidate does not count, or None when it does. `adopts` lets the first incarnation take one over."""
     if candidate.problem is not None:
         return candidate.problem
     if newest is None:
-        return "no incarnation vouches for it"
+        return None if adopts and candidate.incarnation == ADOPTED else "no incarnation vouches for it"
     if candidate.name in poisoned or candidate.name in newest.poisoned:
         return "poisoned: it failed to load before"
     if candidate.incarnation == newest.incarnation:
@@ -92,19 +102,23 @@ def choose(
     *,
     poisoned: Collection[str] = (),
 ) -> Choice:
-    """The checkpoint to resume from under `spec.resume.from` (`Latest`, `None` or a step).
+    """The checkpoint to resume from under `spec.resume.from` (`Latest`, `None`, a step, or another run's URI).
 
     A wish other than Latest is honoured once: the incarnation that honours it accepts nothing beyond
-    it, and notes the wish in details[RESUME_FROM], so that later incarnations go on from there.
+    it, and notes the wish in details[RESUME_FROM], so that later incarnations go on from there. What another run's
+    URI names was adopted into this store before; a run that asked for it never begins at nothing instead.
     """
+    adopts = is_of_another_run(resume_from)
     counted: list[Candidate] = []
     rejected: list[Rejected] = []
     for candidate in sorted(candidates, key=order, reverse=True):
-        reason = objection(candidate, newest, poisoned)
+        reason = objection(candidate, newest, poisoned, adopts=adopts)
         if reason is None:
             counted.append(candidate)
         else:
             rejected.append(Rejected(candidate.name, reason))
+    if adopts:
+        return _of_another(counted, rejected, resume_from)
     if resume_from == LATEST or _honoured(newest, resume_from):
         return _choice(counted, rejected)
     if resume_from == NOTHING:
@@ -122,6 +136,17 @@ def _choice(counted: Sequence[Candidate], rejected: Sequence[Rejected]) -> Choic
         for each in counted
     )
     return Choice(checkpoint=counted[0] if counted else None, accepted=accepted, rejected=tuple(rejected))
+
+
+def _of_another(counted: Sequence[Candidate], rejected: Sequence[Rejected], resume_from: str) -> Choice:
+    if counted:
+        return _choice(counted, rejected)
+    reasons = "; ".join(f"{each.name}: {each.reason}" for each in rejected[:3]) or "no checkpoint is there"
+    problem = (
+        f'spec.resume.from: nothing is left to go on from (got "{resume_from}", {reasons}); allowed a checkpoint '
+        "that can be loaded. hint: create a job that names an older checkpoint of that run, or none"
+    )
+    return Choice(rejected=tuple(rejected), problem=problem)
 
 
 def _of_step(counted: Sequence[Candidate], rejected: Sequence[Rejected], resume_from: str) -> Choice:

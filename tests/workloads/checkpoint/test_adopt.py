@@ -1,0 +1,286 @@
+"""A checkpoint of another run is taken over as it is, or refused with what could be named instead."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from windlass.api.contract import AcceptedCheckpoint, RunConfig
+from windlass_workloads.checkpoint import adopt as adopting
+from windlass_workloads.checkpoint import choose, incarnations
+from windlass_workloads.checkpoint import manifest as manifests
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, claim_root
+from windlass_workloads.checkpoint.store import RunStore
+from windlass_workloads.checkpoint.trash import discard
+from workloads.checkpoint.support import SPEC, commit, incarnation
+
+OTHER = "team-a/team/elder/uid-of-elder"
+
+
+@pytest.fixture
+def elder(tmp_path: Path) -> RunStore:
+    """A run that made steps 10 and 20, was replaced, and made step 25 in its second life."""
+    store = RunStore(tmp_path / OTHER)
+    store.probe()
+    assert incarnations.claim(store, incarnation(1))
+    for step in (10, 20):
+        commit(store, step, 1, skipped_windows=[(3, 4)], recent_losses=[0.5])
+    rows = [
+        AcceptedCheckpoint(
+            name=f"step-{step:08d}.i1",
+            step=step,
+            incarnation=1,
+            digest=manifests.read(store, f"step-{step:08d}.i1").files_digest,
+        )
+        for step in (20, 10)
+    ]
+    assert incarnations.claim(store, incarnation(2, accepted=rows))
+    commit(store, 25, 2)
+    # A slower leader of the first life was too late with this one.
+    commit_late(store, 30, 1)
+    return store
+
+
+def commit_late(store: RunStore, step: int, number: int) -> None:
+    """A checkpoint whose incarnation had been replaced by the time its manifest was written."""
+    commit(RunStore(store.root.parent / "late"), step, number)
+    name = f"step-{step:08d}.i{number}"
+    shutil.move(store.root.parent / "late" / name, store.root / name)
+
+
+def heir(tmp_path: Path, source: str, store: str = "pvc://store/team-b") -> tuple[RunStore, RunConfig]:
+    """A new run that names a checkpoint, and its empty store."""
+    path = store.partition("://")[2].partition("/")[2]
+    directory = "/".join(part for part in (str(tmp_path), path, "team", "heir", "uid-of-heir") if part)
+    run = {"kind": "FineTuneJob", "namespace": "team", "name": "heir", "uid": "uid-of-heir"}
+    spec = SPEC | {"checkpoint": {"store": store}, "resume": {"from": source}}
+    config = {"run": run, "attempt": 1, "spec": spec, "leaderHost": "run-0", "storePath": directory}
+    own = RunStore(directory)
+    own.probe()
+    return own, RunConfig.model_validate(config)
+
+
+def problem(tmp_path: Path, source: str) -> str:
+    store, config = heir(tmp_path, source)
+    with pytest.raises(NotAdoptable) as caught:
+        adopt(store, config)
+    assert store.list_checkpoints() == [] and temporary(store) == []
+    return str(caught.value)
+
+
+def temporary(store: RunStore) -> list[str]:
+    return [name for name in os.listdir(store.root) if name.startswith(".tmp-")]
+
+
+@pytest.mark.parametrize("store", ["pvc://store", "pvc://store/team-b", "pvc://store/a/b"])
+@pytest.mark.parametrize(
+    ("end", "name"),
+    [
+        ("", "step-00000025.i2"),
+        ("/", "step-00000025.i2"),
+        ("/step-00000020.i1", "step-00000020.i1"),
+        ("/step-00000010.i1/", "step-00000010.i1"),
+    ],
+)
+def test_what_is_named_is_taken_over_byte_for_byte(
+    elder: RunStore, tmp_path: Path, store: str, end: str, name: str
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}{end}", store)
+    assert claim_root(config) == tmp_path
+    step = name.partition(".")[0]
+    assert adopt(own, config) == f"{step}.i0"
+    before, after = manifests.read(elder, name), manifests.read(own, f"{step}.i0")
+    assert manifests.verify(own.path(f"{step}.i0"), after, deep=True) == []
+    assert after.files_digest == before.files_digest
+    assert (after.run_uid, after.incarnation, after.parent) == ("uid-of-heir", 0, f"{before.run_uid}/{name}")
+    assert (after.skipped_windows, after.recent_losses) == (before.skipped_windows, before.recent_losses)
+    for entry in after.files:
+        mine, theirs = own.path(f"{step}.i0/{entry.path}"), elder.path(f"{name}/{entry.path}")
+        assert mine.stat().st_ino == theirs.stat().st_ino, "linked, not copied"
+    assert temporary(own) == []
+
+
+def test_the_first_incarnation_goes_on_from_it_and_later_ones_from_what_follows(
+    elder: RunStore, tmp_path: Path
+) -> None:
+    source = f"pvc://store/{OTHER}/step-00000020.i1"
+    own, config = heir(tmp_path, source)
+    name = adopt(own, config)
+    first = choose.choose(own, None, source)
+    assert (first.name, first.step, first.problem) == (name, 20, None)
+    record = incarnation(1, accepted=list(first.accepted), details={choose.RESUME_FROM: source})
+    assert incarnations.claim(own, record)
+    commit(own, 27, 1)
+    later = choose.choose(own, record, source)
+    assert [each.step for each in later.accepted] == [27, 20]
+    # Neither run takes anything from the other.
+    assert discard(own, name, now=0.0)
+    assert (
+        manifests.verify(elder.path("step-00000020.i1"), manifests.read(elder, "step-00000020.i1"), deep=True)
+        == []
+    )
+
+
+def test_a_run_that_asked_for_another_s_checkpoint_never_begins_at_nothing_instead(
+    elder: RunStore, tmp_path: Path
+) -> None:
+    source = f"pvc://store/{OTHER}"
+    own, config = heir(tmp_path, source)
+    name = adopt(own, config)
+    first = choose.choose(own, None, source)
+    record = incarnation(1, accepted=list(first.accepted), details={choose.RESUME_FROM: source})
+    assert incarnations.claim(own, record)
+    choice = choose.choose(own, record, source, poisoned={name})
+    assert choice.checkpoint is None and choice.accepted == ()
+    assert choice.problem is not None and "poisoned: it failed to load before" in choice.problem
+    assert "hint: create a job that names an older checkpoint" in choice.problem
+
+
+def test_a_second_try_finds_the_first_one_s_work_and_leaves_it(elder: RunStore, tmp_path: Path) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    name = adopt(own, config)
+    made = own.read(f"{name}/manifest.json")
+    # The other run goes on meanwhile and is deleted: what was adopted stays what it was.
+    shutil.rmtree(elder.path("step-00000025.i2"))
+    own_again, same = heir(tmp_path, f"pvc://store/{OTHER}/step-00000020.i1")
+    assert adopt(own_again, same) == "step-00000020.i0"
+    assert own.read(f"{name}/manifest.json") == made
+    assert manifests.verify(own.path(name), manifests.read(own, name), deep=True) == []
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4])
+def test_an_agent_that_dies_while_it_adopts_leaves_nothing_that_counts(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    class Died(BaseException):
+        pass
+
+    calls = 0
+
+    def counted(real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > stop_after:
+                raise Died
+            return real(*arguments, **named)
+
+        return call
+
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", counted(os.link))
+        patched.setattr(RunStore, "move", counted(RunStore.move))
+        patched.setattr(RunStore, "remove", lambda *_: None)  # a dead process clears nothing up
+        try:
+            adopt(own, config)
+            finished = True
+        except Died:
+            finished = False
+    assert finished == (stop_after >= 3), calls
+    assert (own.list_checkpoints() == ["step-00000025.i0"]) == finished
+    assert adopt(own, config) == "step-00000025.i0"
+    assert choose.choose(own, None, config.spec.resume.source).step == 25
+
+
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EXDEV, errno.EMLINK])
+def test_where_links_are_refused_files_are_copied(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}/step-00000010.i1")
+    real = os.link
+
+    def link(source: Any, target: Any, **named: Any) -> None:
+        if "manifest" not in str(target) and Path(source).parent.name != Path(target).parent.name:
+            raise OSError(refusal, os.strerror(refusal))
+        real(source, target, **named)
+
+    monkeypatch.setattr(adopting.os, "link", link)
+    name = adopt(own, config)
+    manifest = manifests.read(own, name)
+    assert manifests.verify(own.path(name), manifest, deep=True) == []
+    weights = [own.path(f"{name}/weights.bin"), elder.path("step-00000010.i1/weights.bin")]
+    assert weights[0].stat().st_ino != weights[1].stat().st_ino
+
+
+def test_a_volume_that_fails_is_no_fault_of_the_wish(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adopting.os, "link", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            adopt(own, config)
+    assert temporary(own) == [] and own.list_checkpoints() == []
+    assert adopt(own, config) == "step-00000025.i0"
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("team-a/team/elder/uid-of-nobody", "is not the directory of a run"),
+        ("team-a/team/elder", "is not the directory of a run"),
+        ("step-00000010.i1", "is not the directory of a run"),
+        ("./step-00000010.i1", "is not the directory of a run"),
+        ("team-b/team/heir/uid-of-heir", "is not the directory of a run"),
+        (f"{OTHER}/step-00000099.i1", "step-00000099.i1: is not there"),
+        (f"{OTHER}/step-00000030.i1", "step-00000030.i1: incarnation 2 did not accept it"),
+        (f"link/{OTHER}", "is not the directory of a run"),
+    ],
+)
+def test_what_cannot_be_taken_over_is_refused_with_what_can(
+    elder: RunStore, tmp_path: Path, path: str, said: str
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    text = problem(tmp_path, f"pvc://store/{path}")
+    assert text.startswith(f"spec.resume.from: {said}") or said in text
+    assert f'(got "pvc://store/{path}"' in text and "allowed" in text and ". hint: " in text
+    if OTHER in path and not path.startswith("link"):
+        assert "step-00000025.i2, step-00000020.i1, step-00000010.i1" in text
+
+
+def test_a_damaged_checkpoint_is_named_with_what_is_wrong(elder: RunStore, tmp_path: Path) -> None:
+    elder.path("step-00000025.i2/weights.bin").unlink()
+    text = problem(tmp_path, f"pvc://store/{OTHER}/step-00000025.i2")
+    assert "weights.bin: is missing" in text and "allowed: step-00000020.i1, step-00000010.i1." in text
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    assert adopt(own, config) == "step-00000020.i0", "the newest that is sound"
+
+
+def test_a_run_without_checkpoints_says_so(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / OTHER)
+    store.probe()
+    assert incarnations.claim(store, incarnation(1))
+    text = problem(tmp_path, f"pvc://store/{OTHER}")
+    assert "allowed: none, that run has no verified checkpoint." in text
+
+
+def test_the_other_run_s_directory_is_only_read(elder: RunStore, tmp_path: Path) -> None:
+    assert discard(elder, "step-00000025.i2", now=1.0)
+
+    def seen() -> list[tuple[str, int]]:
+        return sorted((str(each), each.lstat().st_mtime_ns) for each in elder.root.rglob("*"))
+
+    before = seen()
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    assert adopt(own, config) == "step-00000020.i0"
+    assert seen() == before
+
+
+def test_another_claim_is_refused_even_where_the_api_let_it_through(tmp_path: Path) -> None:
+    assert "is not in the claim of checkpoint.store" in problem(tmp_path, f"pvc://elsewhere/{OTHER}")
+
+
+def test_a_run_whose_directory_is_elsewhere_says_so(elder: RunStore, tmp_path: Path) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    with pytest.raises(NotAdoptable, match="not where its claim is mounted"):
+        adopt(own, config.model_copy(update={"store_path": "/somewhere/else"}))

@@ -73,6 +73,28 @@ def test_a_killed_rank_comes_back_in_place(jobs: Jobs, kill_rank: Any) -> None:
     assert {pod.metadata.uid for pod in jobs.pods("rank-killed")} == pods
 
 
+def test_a_new_job_goes_on_where_a_failed_and_deleted_one_ended(jobs: Jobs, kill_rank: Any) -> None:
+    none_left = {"backOffSeconds": 1, "budgets": {"crash": 0}}
+    elder = jobs.create(tiny_job("elder", recovery=none_left, training={"maxSteps": 100_000}))
+    jobs.await_step("elder", 60)
+    eventually(lambda: jobs.status("elder").get("checkpoints"), "a verified checkpoint")
+    kill_rank("elder", 1)
+    kept = jobs.await_condition("elder", "Failed")["checkpoints"][0]
+    jobs.delete("elder")
+    eventually(lambda: jobs.get("elder") is None, "the object is gone")
+    where = f"pvc://checkpoints/{jobs.namespace}/elder/{elder['metadata']['uid']}"
+    last = kept["step"] + 60
+    heir = tiny_job("heir", resume={"from": f"{where}/{kept['name']}"}, training={"maxSteps": last})
+    jobs.create(heir)
+    status = jobs.await_condition("heir", "Complete")
+    assert status["resume"] == {"step": kept["step"], "name": f"step-{kept['step']:08d}.i0", "incarnation": 0}
+    assert (status["progress"]["step"], status["checkpoints"][0]["step"]) == (last, last)
+    assert not status.get("recoveries"), "to begin there is no recovery"
+    assert sum(status["goodput"]["seconds"].values()) == pytest.approx(
+        status["goodput"]["sinceCreation"], abs=1.0
+    )
+
+
 @pytest.mark.bad_input("B73")
 def test_a_deleted_pod_is_replaced_and_the_gang_goes_on(jobs: Jobs) -> None:
     jobs.create(tiny_job("pod-deleted"))

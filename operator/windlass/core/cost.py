@@ -24,7 +24,7 @@ MEMORY: Final = "memoryGiB"
 GIB: Final = Decimal(1024**3)
 HOUR: Final = Decimal(3600)
 SHOWN: Final = Decimal("0.000001")
-WATCHED: Final = timedelta(seconds=60)
+WATCHED: Final = timedelta(seconds=75)
 """A pod that is gone was held until now if it was there this recently; else the operator was away, and what it
 measured last counts."""
 

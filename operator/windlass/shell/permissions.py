@@ -36,7 +36,8 @@ READ: Final = ("get", "list", "watch")
 CLUSTER_RULES: Final = (
     # `delete` is for ttlSecondsAfterFinished; the spec is never written.
     Rule(GROUP, ("finetunejobs",), (*READ, "delete")),
-    Rule(GROUP, ("finetunejobs/status",), ("update",)),
+    # `patch` is for the release before: its operator leads until one of this release does, under these rights.
+    Rule(GROUP, ("finetunejobs/status",), ("update", "patch")),
     # `patch` is for two annotations; the chart's admission policy refuses this account any other change of a pod.
     Rule("", ("pods",), (*READ, "create", "patch", "delete")),
     Rule("", ("services",), (*READ, "create", "patch")),

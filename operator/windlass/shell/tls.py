@@ -14,8 +14,8 @@ from typing import Final
 CERTIFICATE: Final = "tls.crt"
 KEY: Final = "tls.key"
 AUTHORITY: Final = "ca.crt"
-READ_BYTES: Final = 32 * 1024
-"""Twice the largest record of TLS."""
+READ_BYTES: Final = 16 * 1024
+"""The largest record of TLS."""
 
 
 def read_in_small_pieces() -> None:

@@ -109,7 +109,7 @@ async def test_leading_reporting_and_reviewing_stay_within_the_rights(api: FakeA
         ("PATCH", "/api/v1/namespaces/team/pods/p/status", False),
         ("PATCH", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft", False),
         ("PUT", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft/status", True),
-        ("PATCH", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft/status", False),
+        ("PATCH", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft/status", True),
         ("PUT", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft", False),
         ("DELETE", "/api/v1/namespaces/team/services/s", False),
         ("DELETE", "/api/v1/namespaces/team/persistentvolumeclaims/c", False),

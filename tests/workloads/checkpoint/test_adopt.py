@@ -10,16 +10,25 @@ from typing import Any
 
 import pytest
 
-from windlass.api.contract import AcceptedCheckpoint, RunConfig
+from windlass.api.contract import AcceptedCheckpoint, BudgetUse, Rollback, RunConfig
+from windlass.core.failure.numeric import detour
+from windlass_workloads.agent.claims import Claims
+from windlass_workloads.agent.events import Claim, Claimed
+from windlass_workloads.agent.identity import Identity
 from windlass_workloads.checkpoint import adopt as adopting
-from windlass_workloads.checkpoint import choose, incarnations
+from windlass_workloads.checkpoint import choose, incarnations, ledger
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, claim_root
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, claim_root, recipe
+from windlass_workloads.checkpoint.retention import purge
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.trash import discard
-from workloads.checkpoint.support import SPEC, commit, incarnation
+from workloads.checkpoint.support import SPEC, commit, context, incarnation
 
 OTHER = "team-a/team/elder/uid-of-elder"
+ELDERS = recipe(RunConfig.model_validate(context("/x").config.model_dump(by_alias=True)).spec)
+
+
+NO_RUN = "is not the directory of another run"
 
 
 @pytest.fixture
@@ -39,7 +48,9 @@ def elder(tmp_path: Path) -> RunStore:
         )
         for step in (20, 10)
     ]
-    assert incarnations.claim(store, incarnation(2, accepted=rows))
+    # The guard left out a window after the last checkpoint: only the incarnation's file tells of it.
+    windows = [(3, 4), (70, 72)]
+    assert incarnations.claim(store, incarnation(2, accepted=rows, skipped_windows=windows, details=ELDERS))
     commit(store, 25, 2)
     # A slower leader of the first life was too late with this one.
     commit_late(store, 30, 1)
@@ -53,12 +64,14 @@ def commit_late(store: RunStore, step: int, number: int) -> None:
     shutil.move(store.root.parent / "late" / name, store.root / name)
 
 
-def heir(tmp_path: Path, source: str, store: str = "pvc://store/team-b") -> tuple[RunStore, RunConfig]:
+def heir(
+    tmp_path: Path, source: str, store: str = "pvc://store/team-b", **changes: Any
+) -> tuple[RunStore, RunConfig]:
     """A new run that names a checkpoint, and its empty store."""
     path = store.partition("://")[2].partition("/")[2]
     directory = "/".join(part for part in (str(tmp_path), path, "team", "heir", "uid-of-heir") if part)
     run = {"kind": "FineTuneJob", "namespace": "team", "name": "heir", "uid": "uid-of-heir"}
-    spec = SPEC | {"checkpoint": {"store": store}, "resume": {"from": source}}
+    spec = SPEC | {"checkpoint": {"store": store}, "resume": {"from": source}} | changes
     config = {"run": run, "attempt": 1, "spec": spec, "leaderHost": "run-0", "storePath": directory}
     own = RunStore(directory)
     own.probe()
@@ -97,8 +110,9 @@ def test_what_is_named_is_taken_over_byte_for_byte(
     before, after = manifests.read(elder, name), manifests.read(own, f"{step}.i0")
     assert manifests.verify(own.path(f"{step}.i0"), after, deep=True) == []
     assert after.files_digest == before.files_digest
-    assert (after.run_uid, after.incarnation, after.parent) == ("uid-of-heir", 0, f"{before.run_uid}/{name}")
-    assert (after.skipped_windows, after.recent_losses) == (before.skipped_windows, before.recent_losses)
+    assert (after.run_uid, after.incarnation) == ("uid-of-heir", 0)
+    assert (after.parent, after.recent_losses) == (f"pvc://store/{OTHER}/{name}", before.recent_losses)
+    assert after.created_at > before.created_at, "its age is this run's"
     for entry in after.files:
         mine, theirs = own.path(f"{step}.i0/{entry.path}"), elder.path(f"{name}/{entry.path}")
         assert mine.stat().st_ino == theirs.stat().st_ino, "linked, not copied"
@@ -141,16 +155,140 @@ def test_a_run_that_asked_for_another_s_checkpoint_never_begins_at_nothing_inste
     assert "hint: create a job that names an older checkpoint" in choice.problem
 
 
-def test_a_second_try_finds_the_first_one_s_work_and_leaves_it(elder: RunStore, tmp_path: Path) -> None:
-    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+@pytest.mark.parametrize("end", ["", "/step-00000025.i2"])
+@pytest.mark.parametrize("fate", ["removed", "goes on", "goes back"])
+def test_a_second_try_finds_the_first_one_s_work_whatever_became_of_the_other_run(
+    elder: RunStore, tmp_path: Path, end: str, fate: str
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}{end}")
     name = adopt(own, config)
     made = own.read(f"{name}/manifest.json")
-    # The other run goes on meanwhile and is deleted: what was adopted stays what it was.
-    shutil.rmtree(elder.path("step-00000025.i2"))
-    own_again, same = heir(tmp_path, f"pvc://store/{OTHER}/step-00000020.i1")
-    assert adopt(own_again, same) == "step-00000020.i0"
+    if fate == "removed":
+        shutil.rmtree(elder.root)
+    elif fate == "goes on":
+        commit(elder, 40, 2)
+    else:
+        shutil.rmtree(elder.path("step-00000025.i2"))
+        commit(elder, 22, 2)
+    assert adopt(own, config) == name == "step-00000025.i0"
+    assert own.list_checkpoints() == [name]
     assert own.read(f"{name}/manifest.json") == made
     assert manifests.verify(own.path(name), manifests.read(own, name), deep=True) == []
+
+
+def test_what_the_other_run_left_out_stays_left_out(elder: RunStore, tmp_path: Path) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}/step-00000020.i1")
+    assert manifests.read(elder, "step-00000020.i1").skipped_windows == [(3, 4)]
+    assert manifests.read(own, adopt(own, config)).skipped_windows == [(3, 4), (70, 72)]
+
+
+@pytest.mark.parametrize("source", ["pvc://store/" + OTHER, "Latest"])
+def test_the_first_claim_takes_over_checkpoint_and_windows(
+    elder: RunStore, tmp_path: Path, source: str
+) -> None:
+    """Also where the wish was taken back between the adoption and the first claim."""
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    adopt(own, config)
+    config = heir(tmp_path, source)[1]
+    me = Identity(index=0, ticket=1, attempt=1, pod="heir-0-1", pod_uid="pod-a", pod_ip="127.0.0.1", node="n")
+    wish = Claim(cause=None, budgets=BudgetUse(), prepared="p", poisoned=())
+    claimed = Claims(own, config, me).claim(wish, 0)
+    assert isinstance(claimed, Claimed), claimed
+    record = claimed.record
+    assert (record.incarnation, record.resume) == (1, "step-00000025.i0")
+    assert record.skipped_windows == [(3, 4), (70, 72)]
+    assert [row.step for row in ledger.rows(own, record)] == [25]
+    # A rollback within this run counts positions as they were trained, with both windows.
+    back = Rollback(step=30, skip_steps=2, checkpoints=1)
+    way = detour(back, record.accepted, record.skipped_windows, 4)
+    assert way.accepted[0].name == "step-00000025.i0" and way.skipped is not None
+    assert set(way.windows) > {(3, 4), (70, 72)}
+    assert way.skipped.first > 4 * 28
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"adapter": {"type": "LoRA", "rank": 8, "alpha": 64}},
+            "spec.adapter: differs from the run whose checkpoint",
+        ),
+        (
+            {"training": SPEC["training"] | {"optimizer": {"beta2": "0.95"}}},
+            "spec.training.optimizer: differs from the run whose checkpoint",
+        ),
+        ({"training": SPEC["training"] | {"learningRate": "1e-5", "maxSteps": 400}}, None),
+    ],
+)
+def test_what_no_shape_would_tell_is_compared_and_named(
+    elder: RunStore, tmp_path: Path, changes: dict[str, Any], said: str | None
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}", **changes)
+    if said is None:
+        assert adopt(own, config) == "step-00000025.i0"
+        return
+    with pytest.raises(NotAdoptable) as caught:
+        adopt(own, config)
+    assert str(caught.value).startswith(said) and "; allowed {" in str(caught.value)
+    assert own.list_checkpoints() == []
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at_is_chosen_anew(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    real = manifests.read
+
+    def read(store: RunStore, name: str) -> Any:
+        found = real(store, name)
+        if store.root == elder.root and name == "step-00000025.i2" and elder.exists(name):
+            discard(elder, name, now=1.0)
+        return found
+
+    monkeypatch.setattr(adopting.manifests, "read", read)
+    assert adopt(own, config) == "step-00000020.i0"
+    assert temporary(own) == []
+
+
+def test_what_a_dead_agent_left_is_cleared(elder: RunStore, tmp_path: Path) -> None:
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    own.write(".tmp-adopted-1/weights.bin", b"x")
+    adopt(own, config)
+    assert temporary(own) == []
+    assert incarnations.claim(own, incarnation(1))
+    own.write(".tmp-adopted-2/weights.bin", b"x")
+    purge(own, incarnation=1)
+    assert temporary(own) == []
+
+
+def test_a_directory_that_may_not_be_read_is_no_fault_of_this_run_s_store(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(self: RunStore, relative: str) -> bytes | None:
+        if self.root == elder.root:
+            raise PermissionError(errno.EACCES, "Permission denied", relative)
+        return real(self, relative)
+
+    real = RunStore.read
+    monkeypatch.setattr(RunStore, "read", read)
+    text = problem(tmp_path, f"pvc://store/{OTHER}")
+    assert "cannot be read by this pod" in text and "fsGroup" in text
+
+
+def test_a_link_that_was_made_and_not_answered_is_no_error(
+    elder: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system repeats requests whose answer was lost."""
+    real = os.link
+
+    def twice(source: Any, target: Any, **named: Any) -> None:
+        real(source, target, **named)
+        real(source, target, **named)
+
+    own, config = heir(tmp_path, f"pvc://store/{OTHER}")
+    with monkeypatch.context() as patched:
+        patched.setattr(adopting.os, "link", twice)
+        assert adopt(own, config) == "step-00000025.i0"
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 4])
@@ -185,6 +323,7 @@ def test_an_agent_that_dies_while_it_adopts_leaves_nothing_that_counts(
     assert finished == (stop_after >= 3), calls
     assert (own.list_checkpoints() == ["step-00000025.i0"]) == finished
     assert adopt(own, config) == "step-00000025.i0"
+    assert temporary(own) == [], "what the dead one left is gone"
     assert choose.choose(own, None, config.spec.resume.source).step == 25
 
 
@@ -227,24 +366,30 @@ def test_a_volume_that_fails_is_no_fault_of_the_wish(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("team-a/team/elder/uid-of-nobody", "is not the directory of a run"),
-        ("team-a/team/elder", "is not the directory of a run"),
-        ("step-00000010.i1", "is not the directory of a run"),
-        ("./step-00000010.i1", "is not the directory of a run"),
-        ("team-b/team/heir/uid-of-heir", "is not the directory of a run"),
+        ("team-a/team/elder/uid-of-nobody", NO_RUN),
+        ("team-a/team/elder", NO_RUN),
+        ("step-00000010.i1", NO_RUN),
+        ("./step-00000010.i1", NO_RUN),
+        ("team-b/team/heir/uid-of-heir", NO_RUN),
+        ("inside/team/heir/uid-of-heir", NO_RUN),
+        ("outside/elder", NO_RUN),
+        (f"{OTHER}/step-00000050.i2", "step-00000050.i2: is a symbolic link"),
         (f"{OTHER}/step-00000099.i1", "step-00000099.i1: is not there"),
         (f"{OTHER}/step-00000030.i1", "step-00000030.i1: incarnation 2 did not accept it"),
-        (f"link/{OTHER}", "is not the directory of a run"),
     ],
 )
 def test_what_cannot_be_taken_over_is_refused_with_what_can(
     elder: RunStore, tmp_path: Path, path: str, said: str
 ) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
+    shutil.copytree(elder.root, tmp_path.parent / f"{tmp_path.name}-outside" / "elder")
+    (tmp_path / "outside").symlink_to(tmp_path.parent / f"{tmp_path.name}-outside")
+    (tmp_path / "inside").symlink_to(tmp_path / "team-b")
+    commit(RunStore(tmp_path / "loose"), 50, 2)
+    elder.path("step-00000050.i2").symlink_to(tmp_path / "loose" / "step-00000050.i2")
     text = problem(tmp_path, f"pvc://store/{path}")
     assert text.startswith(f"spec.resume.from: {said}") or said in text
     assert f'(got "pvc://store/{path}"' in text and "allowed" in text and ". hint: " in text
-    if OTHER in path and not path.startswith("link"):
+    if OTHER in path:
         assert "step-00000025.i2, step-00000020.i1, step-00000010.i1" in text
 
 

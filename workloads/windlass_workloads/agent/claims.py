@@ -16,7 +16,8 @@ from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.numeric import way_of
 from windlass_workloads.checkpoint import choose as choosing
 from windlass_workloads.checkpoint import incarnations
-from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt
+from windlass_workloads.checkpoint import manifest as manifests
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, recipe
 from windlass_workloads.checkpoint.errors import CheckpointError
 from windlass_workloads.checkpoint.incarnations import Claimant
 from windlass_workloads.checkpoint.store import RunStore
@@ -64,7 +65,7 @@ class Claims:
                     return Claimed(record)
         except NotAdoptable as error:
             return Unclaimable(message=str(error), storage=False)
-        except (CheckpointError, OSError) as error:
+        except (CheckpointError, manifests.ManifestInvalid, OSError) as error:
             return Unclaimable(message=str(error), storage=True)
         return Refused()
 
@@ -74,8 +75,9 @@ class Claims:
             adopt(self.store, self.config)
         choice = choosing.choose(self.store, newest, source, poisoned=wish.poisoned)
         if choice.problem is not None:
-            return Unclaimable(message=choice.problem, storage=False)
-        way, cause = way_of(wish.cause, choice.accepted, newest, self.config), wish.cause
+            return Unclaimable(message=because(choice.problem, wish), storage=False)
+        windows = adopted_windows(self.store, choice.name) if newest is None else ()
+        way, cause = way_of(wish.cause, choice.accepted, newest, self.config, windows), wish.cause
         if cause is not None and way.skipped is not None:
             cause = cause.model_copy(update={"skipped": way.skipped})
         poisoned = {*wish.poisoned, *(newest.poisoned if newest is not None else ())}
@@ -93,5 +95,17 @@ class Claims:
             budgets=wish.budgets,
             cause=cause,
             skipped_windows=list(way.windows),
-            details={choosing.RESUME_FROM: source, **dict(wish.details)},
+            details={choosing.RESUME_FROM: source, **recipe(self.config.spec), **dict(wish.details)},
         )
+
+
+def adopted_windows(store: RunStore, name: str | None) -> list[tuple[int, int]]:
+    """What the run that a checkpoint was adopted from had left out; it stays left out."""
+    return manifests.read(store, name).skipped_windows if name is not None else []
+
+
+def because(problem: str, wish: Claim) -> str:
+    """Why nothing is left to go on from, with what was seen when the last one did not load."""
+    seen = wish.cause.evidence[:2] if wish.cause is not None else []
+    text, mark, hint = problem.partition(". hint: ")
+    return f"{text}; last seen: {' | '.join(seen)}{mark}{hint}" if seen else problem

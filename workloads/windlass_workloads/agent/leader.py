@@ -29,8 +29,9 @@ from windlass_workloads.agent.reports import Reporter
 from windlass_workloads.agent.succession import Predecessor, wait_for_predecessor
 from windlass_workloads.agent.view import View, build_report, resume_point
 from windlass_workloads.agent.wire import LINE_LIMIT, Link, Refusal, greet_follower, make_gang_key
-from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint import incarnations, ledger
 from windlass_workloads.checkpoint.errors import CheckpointError
+from windlass_workloads.checkpoint.manifest import ManifestInvalid
 from windlass_workloads.checkpoint.store import RunStore
 
 log = logging.getLogger(__name__)
@@ -227,6 +228,10 @@ class Leader:
         result = await asyncio.to_thread(self._claims.claim, command, self._gang.incarnation)
         if isinstance(result, ev.Claimed):
             self._memoir.lead(result.record)
+            if result.record.incarnation == 1 and result.record.accepted:
+                # Adopted: until it was accepted nobody vouched for it. Status can do without, the run cannot wait.
+                with contextlib.suppress(OSError, ManifestInvalid):
+                    self._view.checkpoints = await asyncio.to_thread(ledger.rows, self._store, result.record)
             self._view.restarted(result.record)
             log.info(
                 "claimed",

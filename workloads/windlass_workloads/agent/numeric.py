@@ -5,6 +5,8 @@ Pure; called by `course` and `claims`. The rules are windlass.core.failure.numer
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from windlass.api.contract import AcceptedCheckpoint, Incarnation, IncarnationCause, RunConfig, Verdict
 from windlass.api.guards import Guards
 from windlass.core.failure.classify import Judgement
@@ -28,12 +30,14 @@ def way_of(
     accepted: tuple[AcceptedCheckpoint, ...],
     newest: Incarnation | None,
     config: RunConfig,
+    adopted: Sequence[tuple[int, int]] = (),
 ) -> Detour:
     """Which accepted checkpoints stay and which data are left out by the incarnation after `newest`.
 
-    What was left out once stays so for the run's whole life, whatever checkpoint it goes on from.
+    What was left out once stays so for the run's whole life, whatever checkpoint it goes on from; `adopted` is what the
+    run had left out whose checkpoint is taken over.
     """
-    windows = merged(newest.skipped_windows if newest is not None else ())
+    windows = merged(newest.skipped_windows if newest is not None else adopted)
     if cause is None or cause.rollback is None:
         return Detour(accepted, windows)
     return detour(cause.rollback, accepted, windows, config.spec.units_per_step)

@@ -7,21 +7,27 @@ ordinary checkpoint of this run with incarnation 0: it is hashed when it is load
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from windlass.api.contract import RunConfig
+from windlass.api.contract import Incarnation, RunConfig
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.resuming import ANOTHER
 from windlass.core.checkpoints.choose import ADOPTED, LATEST, Candidate
 from windlass.core.checkpoints.choose import choose as choose_purely
 from windlass.core.names import split_claim_uri
+from windlass.core.skipped_windows import merged
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.choose import candidates
+from windlass_workloads.checkpoint.choose import look
 from windlass_workloads.checkpoint.errors import CheckpointError
 from windlass_workloads.checkpoint.store import (
     MANIFEST,
@@ -33,6 +39,8 @@ from windlass_workloads.checkpoint.store import (
 )
 
 FIELD: Final = "spec.resume.from"
+UNFINISHED: Final = f"{TEMPORARY}adopted-"
+TRIES: Final = 3
 NO_LINK: Final = (errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.ENOTSUP)
 """Refusals of a link to a file that may be read all the same: of another owner's, or of a file system without links."""
 
@@ -54,28 +62,116 @@ def claim_root(config: RunConfig) -> Path:
     return Path(root)
 
 
+def recipe(spec: FineTuneJobSpec) -> dict[str, str]:
+    """What no tensor tells and a run's weights and optimiser depend on, as each incarnation file keeps it."""
+    if spec.custom is not None:
+        return {}
+    adapter = spec.adapter.model_dump(mode="json", by_alias=True) if spec.adapter is not None else {}
+    adapter.pop("dropout", None)
+    optimizer = spec.training.optimizer.model_dump(mode="json", by_alias=True)
+    told = {"adapter": adapter, "training.optimizer": optimizer}
+    return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
+
+
 def adopt(store: RunStore, config: RunConfig) -> str:
     """Takes over what spec.resume.from names and returns its name here; nothing happens where that was done before.
 
     Without a checkpoint's name in the URI it is the newest that the other run would resume from. Raises NotAdoptable
     with what could be named instead, OSError when the volume fails.
     """
-    uri = config.spec.resume.source
-    directory, wanted = _directory_of(uri, config)
-    source = RunStore(directory)
-    chosen = _chosen(source, uri, wanted)
+    wish = Wish.of(config)
+    done = _adopted_before(store, wish)
+    if done is not None:
+        return done
+    clear_unfinished(store)
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return _take_over(store, config, wish)
+        except (manifests.ManifestInvalid, FileNotFoundError):
+            # The other run still lives, and its retention took away what was just looked at.
+            if not tries_left:
+                raise
+    raise AssertionError("unreachable")
+
+
+def clear_unfinished(store: RunStore) -> None:
+    """Removes what agents that died while they adopted have left; its links keep blocks of the other run in use."""
+    for name in os.listdir(store.root):
+        if name.startswith(UNFINISHED):
+            store.remove(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A checkpoint of another run, by that run's directory; `name` is None for its newest."""
+
+    uri: str
+    directory: Path
+    place: str
+    name: str | None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Wish:
+        """What spec.resume.from names; NotAdoptable where that is no directory of another run in the store's claim."""
+        uri = config.spec.resume.source
+        claim, path = split_claim_uri(uri)
+        parts = [part for part in path.split("/") if part not in ("", ".")]
+        name = parts.pop() if parts and parse_checkpoint_name(parts[-1]) is not None else None
+        if not parts or ".." in parts:
+            raise _not_a_run(uri)
+        if claim != split_claim_uri(config.spec.checkpoint.store)[0]:
+            raise NotAdoptable(
+                f"{FIELD}: is not in the claim of checkpoint.store (got {uri!r}); allowed a path in that claim"
+            )
+        root = claim_root(config).resolve()
+        directory = root.joinpath(*parts).resolve()
+        if not directory.is_relative_to(root) or directory == Path(config.store_path).resolve():
+            # A link may lead out of the claim; and a run is no other than itself.
+            raise _not_a_run(uri)
+        return cls(uri, directory, "/".join((f"{ANOTHER}{claim}", *parts)), name)
+
+    def fits(self, parent: str | None) -> bool:
+        """Whether a manifest's `parent` is what is wished for."""
+        place, _, name = (parent or "").rpartition("/")
+        return place == self.place and self.name in (None, name)
+
+
+def _adopted_before(store: RunStore, wish: Wish) -> str | None:
+    """What an agent of this run took over already, whatever has become of the other run since."""
+    for name in store.list_checkpoints():
+        key = parse_checkpoint_name(name)
+        if key is not None and key[1] == ADOPTED:
+            with contextlib.suppress(manifests.ManifestInvalid):
+                if wish.fits(manifests.read(store, name).parent):
+                    return name
+    return None
+
+
+def _take_over(store: RunStore, config: RunConfig, wish: Wish) -> str:
+    source = RunStore(wish.directory)
+    try:
+        newest = incarnations.newest(source)
+        if newest is None:
+            raise _not_a_run(wish.uri)
+        chosen = _chosen(source, newest, wish)
+        manifest = manifests.read(source, chosen.name)
+    except PermissionError as error:
+        raise NotAdoptable(
+            f'{FIELD}: cannot be read by this pod (got "{wish.uri}", {error.strerror}); allowed a directory that the '
+            "user or the group of this job's pods may read. hint: give both jobs' pods the same fsGroup"
+        ) from error
+    _check_recipe(config.spec, newest, wish)
     name = checkpoint_name(chosen.step, ADOPTED)
-    if store.exists(f"{name}/{MANIFEST}"):
-        return name
-    manifest = manifests.read(source, chosen.name)
     own = manifest.model_copy(
         update={
             "run_uid": config.run.uid,
             "incarnation": ADOPTED,
-            "parent": f"{manifest.run_uid}/{chosen.name}",
+            "parent": f"{wish.place}/{chosen.name}",
+            "skipped_windows": list(merged([*manifest.skipped_windows, *newest.skipped_windows])),
+            "created_at": datetime.now(UTC),
         }
     )
-    temporary = f"{TEMPORARY}adopted-{uuid.uuid4().hex}"
+    temporary = f"{UNFINISHED}{uuid.uuid4().hex}"
     try:
         for entry in manifest.files:
             _take(source.path(f"{chosen.name}/{entry.path}"), store.path(f"{temporary}/{entry.path}"))
@@ -87,42 +183,47 @@ def adopt(store: RunStore, config: RunConfig) -> str:
     return name
 
 
-def _directory_of(uri: str, config: RunConfig) -> tuple[Path, str | None]:
-    """Directory of the other run, and the checkpoint's name if the URI ends with one."""
-    claim, path = split_claim_uri(uri)
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    wanted = parts.pop() if parts and parse_checkpoint_name(parts[-1]) is not None else None
-    if not parts or ".." in parts:
-        raise _not_a_run(uri)
-    if claim != split_claim_uri(config.spec.checkpoint.store)[0]:
-        raise NotAdoptable(
-            f"{FIELD}: is not in the claim of checkpoint.store (got {uri!r}); allowed a path in that claim"
-        )
-    directory = claim_root(config).joinpath(*parts)
-    if directory.resolve() != directory or directory == Path(config.store_path):
-        # A link would lead out of the claim; and a run is no other than itself.
-        raise _not_a_run(uri)
-    return directory, wanted
+def _check_recipe(spec: FineTuneJobSpec, newest: Incarnation, wish: Wish) -> None:
+    """Shapes would not tell: another scale of an adapter is another model, and the optimiser's settings are saved."""
+    for name, now in recipe(spec).items():
+        saved = newest.details.get(name, now)
+        if saved != now:
+            raise NotAdoptable(
+                f"spec.{name}: differs from the run whose checkpoint is taken over (got {now}); allowed {saved}. "
+                f"hint: write what that run had, or leave {FIELD} out"
+            )
 
 
-def _chosen(source: RunStore, uri: str, wanted: str | None) -> Candidate:
+def _chosen(source: RunStore, newest: Incarnation, wish: Wish) -> Candidate:
     """The checkpoint that is meant, by the rule by which the other run itself would resume."""
-    newest = incarnations.newest(source)
-    if newest is None:
-        raise _not_a_run(uri)
-    choice = choose_purely(candidates(source), newest, LATEST)
-    verified = {each.name: each for each in candidates(source)}
-    usable = [verified[each.name] for each in choice.accepted if each.name in verified]
+    found = [_seen(source, name) for name in source.list_checkpoints()]
+    choice = choose_purely(found, newest, LATEST)
+    accepted = [each.name for each in choice.accepted]
+    usable = [each for name in accepted for each in found if each.name == name]
     for each in usable:
-        if wanted in (None, each.name):
+        if wish.name in (None, each.name):
             return each
-    reason = next((each.reason for each in choice.rejected if each.name == wanted), "is not there")
-    names = ", ".join(each.name for each in usable[:5]) or "none, that run has no verified checkpoint"
-    what = f"{wanted}: {reason}" if wanted is not None else "no verified checkpoint"
+    reason = next((each.reason for each in choice.rejected if each.name == wish.name), "is not there")
+    names = ", ".join(accepted[:5]) or "none, that run has no verified checkpoint"
+    what = f"{wish.name}: {reason}" if wish.name is not None else "no verified checkpoint"
     raise NotAdoptable(
-        f'{FIELD}: cannot be resumed from (got "{uri}", {what}); allowed: {names}. '
-        f"hint: name one of these, or only the directory {ANOTHER}... of the run for its newest"
+        f'{FIELD}: cannot be resumed from (got "{wish.uri}", {what}); allowed: {names}. '
+        f"hint: name one of these, or only the directory {wish.place} for its newest"
     )
+
+
+def _seen(source: RunStore, name: str) -> Candidate:
+    """A checkpoint of the other run; unlike in a store of one's own nothing is tried out by writing."""
+    step, number = parse_checkpoint_name(name) or (0, 0)
+    digest, problem = "", None
+    try:
+        if source.path(name).is_symlink():
+            problem = "is a symbolic link"
+        else:
+            digest, problem = look(source, name)
+    except FileNotFoundError as error:
+        problem = str(error)
+    return Candidate(name=name, step=step, incarnation=number, digest=digest, problem=problem)
 
 
 def _take(source: Path, target: Path) -> None:
@@ -131,17 +232,20 @@ def _take(source: Path, target: Path) -> None:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in NO_LINK:
+        # A network file system may answer a repeated request for a link that it has made.
+        made = error.errno == errno.EEXIST and os.path.samefile(source, target)
+        if not made and error.errno not in NO_LINK:
             raise
-        shutil.copyfile(source, target, follow_symlinks=False)
-        with target.open("rb") as copied:
-            os.fsync(copied.fileno())
+        if not made:
+            shutil.copyfile(source, target, follow_symlinks=False)
+            with target.open("rb") as copied:
+                os.fsync(copied.fileno())
     sync_directory(target.parent)
 
 
 def _not_a_run(uri: str) -> NotAdoptable:
     return NotAdoptable(
-        f'{FIELD}: is not the directory of a run (got "{uri}"); allowed '
+        f'{FIELD}: is not the directory of another run in this claim (got "{uri}"); allowed '
         "pvc://claim/<path of the store>/<namespace>/<name>/<uid>, with or without a checkpoint's name. "
-        "hint: windlass status shows a run's directory; look for the other run's there"
+        "hint: windlass status shows it above the other job's checkpoints"
     )

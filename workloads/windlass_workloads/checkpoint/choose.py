@@ -16,7 +16,7 @@ from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.store import RunStore, parse_checkpoint_name
 from windlass_workloads.checkpoint.trash import restore
 
-__all__ = ["RESUME_FROM", "candidate", "candidates", "choose"]
+__all__ = ["RESUME_FROM", "candidate", "candidates", "choose", "look"]
 
 
 def candidate(store: RunStore, name: str) -> Candidate:
@@ -29,20 +29,20 @@ def candidate(store: RunStore, name: str) -> Candidate:
         raise ValueError(f"name: not a checkpoint's (got {name!r}); allowed step-<8 digits>.i<number>")
     step, incarnation = key
     try:
-        digest, problem = _look(store, name)
+        digest, problem = look(store, name)
     except FileNotFoundError as error:
         digest, problem = "", str(error)
     except OSError:
         # A volume that is away would cost a good checkpoint for good: only one that works may accuse a file.
         store.probe()
         try:
-            digest, problem = _look(store, name)
+            digest, problem = look(store, name)
         except OSError as error:
             digest, problem = "", str(error)
     return Candidate(name=name, step=step, incarnation=incarnation, digest=digest, problem=problem)
 
 
-def _look(store: RunStore, name: str) -> tuple[str, str | None]:
+def look(store: RunStore, name: str) -> tuple[str, str | None]:
     """The digest that the manifest gives, and what is wrong with it or with sizes."""
     try:
         manifest = manifests.read(store, name)

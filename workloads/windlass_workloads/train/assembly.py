@@ -14,6 +14,7 @@ from typing import Any
 from windlass.api.contract import Manifest, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Reason
+from windlass.core.checkpoints.choose import ADOPTED
 from windlass.core.failure.spike import Seen
 from windlass.core.skipped_windows import merged
 from windlass_workloads.checkpoint import randomness, reader
@@ -114,7 +115,13 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     randomness.derive(spec.training.seed, 0, context.rank)
     skipped, seen = merged(context.skipped_windows), Seen()
     if context.resume is not None:
-        same = partial(check_same, spec=spec, index=data.index, model_digest=local.digest)
+        same = partial(
+            check_same,
+            spec=spec,
+            index=data.index,
+            model_digest=local.digest,
+            total_steps=shape.total_steps,
+        )
         manifest = reader.load(store=store, context=context, state=state, check=same)
         skipped = merged([*manifest.skipped_windows, *skipped])
         seen = Seen(tuple(manifest.recent_losses), tuple(manifest.suspect_losses))
@@ -145,8 +152,21 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     )
 
 
-def check_same(manifest: Manifest, spec: FineTuneJobSpec, index: Index, *, model_digest: str) -> None:
-    """Refuses to go on from a checkpoint whose order of samples or base model would no longer be this run's."""
+def check_same(
+    manifest: Manifest, spec: FineTuneJobSpec, index: Index, *, model_digest: str, total_steps: int
+) -> None:
+    """Refuses to go on from a checkpoint whose order of samples or base model would no longer be this run's.
+
+    One that was adopted must leave a step to take, or another run's result would be told as this one's.
+    """
+    if manifest.incarnation == ADOPTED and manifest.step >= total_steps:
+        steps = "maxSteps" if spec.training.max_steps is not None else "epochs"
+        raise WorkloadError(
+            Reason.CONFIGURATION,
+            f"spec.training.{steps}: leaves nothing to do after the adopted checkpoint at step {manifest.step} "
+            f"(got {total_steps} steps in all); allowed more than {manifest.step} steps.",
+            hint="steps are counted from the beginning of the run that made the checkpoint",
+        )
     facts = (
         ("spec.training.globalBatchSize", manifest.global_batch_size, spec.training.global_batch_size),
         ("spec.training.seed", manifest.seed, spec.training.seed),
@@ -158,5 +178,9 @@ def check_same(manifest: Manifest, spec: FineTuneJobSpec, index: Index, *, model
             raise WorkloadError(
                 Reason.CONFIGURATION,
                 f"{field_name}: differs from the checkpoint at step {manifest.step} (got {now}); allowed {saved}.",
-                hint="undo the change, or create a new job; a run's base model and order of samples never change.",
+                hint=(
+                    "write what the run had whose checkpoint is taken over, or leave resume.from out"
+                    if manifest.incarnation == ADOPTED
+                    else "undo the change, or create a new job; a run's base model and order of samples never change."
+                ),
             )

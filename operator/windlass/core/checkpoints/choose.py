@@ -75,14 +75,12 @@ def is_of_another_run(resume_from: str) -> bool:
     return resume_from.startswith(ANOTHER)
 
 
-def objection(
-    candidate: Candidate, newest: Incarnation | None, poisoned: Collection[str] = (), *, adopts: bool = False
-) -> str | None:
-    """Why a candidate does not count, or None when it does. `adopts` lets the first incarnation take one over."""
+def objection(candidate: Candidate, newest: Incarnation | None, poisoned: Collection[str] = ()) -> str | None:
+    """Why a candidate does not count, or None when it does. Before the first incarnation only an adopted one does."""
     if candidate.problem is not None:
         return candidate.problem
     if newest is None:
-        return None if adopts and candidate.incarnation == ADOPTED else "no incarnation vouches for it"
+        return None if candidate.incarnation == ADOPTED else "no incarnation vouches for it"
     if candidate.name in poisoned or candidate.name in newest.poisoned:
         return "poisoned: it failed to load before"
     if candidate.incarnation == newest.incarnation:
@@ -108,16 +106,15 @@ def choose(
     it, and notes the wish in details[RESUME_FROM], so that later incarnations go on from there. What another run's
     URI names was adopted into this store before; a run that asked for it never begins at nothing instead.
     """
-    adopts = is_of_another_run(resume_from)
     counted: list[Candidate] = []
     rejected: list[Rejected] = []
     for candidate in sorted(candidates, key=order, reverse=True):
-        reason = objection(candidate, newest, poisoned, adopts=adopts)
+        reason = objection(candidate, newest, poisoned)
         if reason is None:
             counted.append(candidate)
         else:
             rejected.append(Rejected(candidate.name, reason))
-    if adopts:
+    if is_of_another_run(resume_from):
         return _of_another(counted, rejected, resume_from)
     if resume_from == LATEST or _honoured(newest, resume_from):
         return _choice(counted, rejected)

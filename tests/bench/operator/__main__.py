@@ -39,6 +39,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench-operator", description=__doc__)
     parser.add_argument("--jobs", type=int, default=300, help="running jobs")
     parser.add_argument("--nodes", type=int, default=8, help="pods of each job")
+    parser.add_argument(
+        "--namespaces",
+        type=int,
+        default=10,
+        help="namespaces of running jobs: in one, the cluster's controllers compare each pod with every job's Service",
+    )
     parser.add_argument("--finished", type=int, default=10_000, help="finished jobs")
     parser.add_argument("--storm", type=int, default=100, help="gangs that restart at once")
     parser.add_argument("--lost", type=int, default=20, help="gangs that lose pods as the leader dies")
@@ -96,7 +102,12 @@ def main() -> None:
     document = {
         **found,
         "goals": goals(found, options),
-        "sizes": {"jobs": options.jobs, "podsPerJob": options.nodes, "finished": options.finished},
+        "sizes": {
+            "jobs": options.jobs,
+            "podsPerJob": options.nodes,
+            "namespaces": options.namespaces,
+            "finished": options.finished,
+        },
         "played": PLAYED,
         "programs": plane.versions(),
         "loadAverageBefore": load,

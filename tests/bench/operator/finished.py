@@ -13,13 +13,14 @@ from typing import Any
 from bench.operator import load, plane
 from bench.operator.audit import by_resource
 from bench.operator.load import Api
-from bench.operator.running import NAMESPACE, account, tell
+from bench.operator.running import account, tell
 from bench.operator.watching import Memory
 from contract.operator.harness import JOBS, Operator, prepare, service_token, start
 from windlass.core.status import conditions
 
 Json = dict[str, Any]
 QUIET_SAMPLES, QUIET_CPU_SECONDS = 10, 0.1
+NAMESPACE = "bench"
 
 
 def ended_status(nodes: int) -> Json:

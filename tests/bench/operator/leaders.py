@@ -17,8 +17,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.operator.load import Api, each
-from contract.operator.harness import JOBS, SERVICE, SYSTEM
+from bench.operator.load import ALL_JOBS, Api, each
+from contract.operator.harness import SERVICE, SYSTEM
 from windlass.api.contract import MemberReport, Report, RunIdentity
 from windlass.api.meta import REPORT_AUDIENCE, REPORT_PATH, Phase
 from windlass.api.status import CheckpointRecord, Progress
@@ -87,15 +87,16 @@ class Leader:
         return report.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
-async def find(api: Api, namespace: str, names: Iterable[str]) -> list[Leader]:
+async def find(api: Api, names: Iterable[str]) -> list[Leader]:
     """The leaders of some jobs, each with a token of its pod."""
-    jobs = await api.send("GET", JOBS.format(namespace))
+    jobs = await api.send("GET", ALL_JOBS)
     known = {item["metadata"]["name"]: item for item in jobs["items"]}
-    return await each(names, lambda name: _leader(api, namespace, known[name]), at_once=16)
+    return await each(names, lambda name: _leader(api, known[name]), at_once=16)
 
 
-async def _leader(api: Api, namespace: str, job: Json) -> Leader:
+async def _leader(api: Api, job: Json) -> Leader:
     name, gang = job["metadata"]["name"], job["status"]["gang"]
+    namespace = job["metadata"]["namespace"]
     members = [
         MemberReport(
             index=one["index"],

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from contract.operator.harness import JOBS, job
+from windlass.api.meta import GROUP, VERSION
 from windlass.core.observed import Job
 from windlass.core.render.gang import whole_gang
 from windlass.core.settings import RenderSettings
@@ -20,6 +21,7 @@ from windlass.core.settings import RenderSettings
 Json = dict[str, Any]
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 CLAIMS = ("models", "data", "checkpoints")
+ALL_JOBS = f"/apis/{GROUP}/{VERSION}/finetunejobs"
 
 
 @dataclass
@@ -207,18 +209,30 @@ async def prepare_namespace(api: Api, namespace: str) -> None:
     await wait_for(bound, f"claims of {namespace} are bound", 60)
 
 
-async def submit(api: Api, namespace: str, names: Sequence[str], nodes: int) -> float:
-    """Create all jobs; the seconds it took."""
+def namespaces(count: int) -> list[str]:
+    """Where jobs are."""
+    return [f"bench-{number}" for number in range(count)]
+
+
+def namespace_of(name: str, count: int) -> str:
+    """The namespace of a job, by its number."""
+    return namespaces(count)[int(name.rpartition("-")[2]) % count]
+
+
+async def submit(api: Api, names: Sequence[str], nodes: int, spread: int) -> float:
+    """Create all jobs, over so many namespaces; the seconds it took."""
     began = time.monotonic()
-    await each(names, lambda name: api.send("POST", JOBS.format(namespace), job_body(name, nodes)))
+    await each(
+        names,
+        lambda name: api.send("POST", JOBS.format(namespace_of(name, spread)), job_body(name, nodes)),
+    )
     return time.monotonic() - began
 
 
-async def all_run(api: Api, namespace: str, seconds: float) -> None:
-    """Wait until the scheduler and the played kubelets have brought every pod to run."""
-    path = f"/api/v1/namespaces/{namespace}/pods"
+async def all_run(api: Api, path: str, seconds: float) -> None:
+    """Wait until the scheduler and the played kubelets have brought every pod of a collection to run."""
 
     async def done() -> bool:
         return not await api.exists(path, fieldSelector="status.phase!=Running")
 
-    await wait_for(done, f"all pods of {namespace} run", seconds, every=1.0)
+    await wait_for(done, f"all of {path} run", seconds, every=1.0)

@@ -18,18 +18,18 @@ from bench.operator.audit import Write, by_resource
 from bench.operator.leaders import Leader, Line
 from bench.operator.load import Api, wait_for
 from bench.operator.watching import Memory, Shown
-from contract.operator.harness import JOBS, LEASE, SYSTEM, Operator, prepare, service_token, start
+from contract.operator.harness import LEASE, SYSTEM, Operator, prepare, service_token, start
 from contract.server import Client
 from windlass.core.settings import RenderSettings
 
 Json = dict[str, Any]
-NAMESPACE, BARE = "bench", "bare"
+BARE = "bare"
 LEASE_PATH = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/{LEASE}"
 CHILDREN = {
-    "Pod": "/api/v1/namespaces/bench/pods",
-    "ConfigMap": "/api/v1/namespaces/bench/configmaps",
-    "Service": "/api/v1/namespaces/bench/services",
-    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/bench/networkpolicies",
+    "Pod": "/api/v1/pods",
+    "ConfigMap": "/api/v1/configmaps",
+    "Service": "/api/v1/services",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/networkpolicies",
 }
 
 
@@ -94,7 +94,7 @@ async def scene(rig: plane.Plane, options: argparse.Namespace, scratch: Path) ->
     prepare(rig.api, scratch / "tls")
     token = service_token(rig.api, "default", "rig", expirationSeconds=7200)
     async with Api(rig.api.url, rig.api.context, token) as api:
-        for namespace in (NAMESPACE, BARE):
+        for namespace in (*load.namespaces(options.namespaces), BARE):
             await load.prepare_namespace(api, namespace)
         here: Scene | None = None
         try:
@@ -161,7 +161,7 @@ async def bare_start(here: Scene) -> None:
     await load.each(bodies, lambda body: api.send("POST", path, body), at_once=options.at_once)
     seconds = time.monotonic() - began
     programs = figures.used(used, plane.cpu_seconds(os.getpid()))
-    await load.all_run(api, BARE, 900)
+    await load.all_run(api, path, 900)
     # The scheduler and the kubelets work on after the last creation: only now both sides have done the same.
     until_running = figures.used(used, plane.cpu_seconds(os.getpid()))
     row = {
@@ -187,7 +187,7 @@ async def bare_start(here: Scene) -> None:
 async def start_of_all(here: Scene) -> None:
     """All jobs are there before the operator: the clock runs from the moment it may act."""
     options, audit = here.options, here.plane.audit
-    submitted = await load.submit(here.api, NAMESPACE, here.names, options.nodes)
+    submitted = await load.submit(here.api, here.names, options.nodes, options.namespaces)
     tell(f"jobs: {options.jobs} submitted in {submitted:.1f} s")
     pods = options.jobs * options.nodes
     used = plane.cpu_seconds(os.getpid())
@@ -211,7 +211,7 @@ async def start_of_all(here: Scene) -> None:
         "loadAverage": os.getloadavg()[0],
     }
     tell(f"start: {here.found['start']}")
-    await load.all_run(here.api, NAMESPACE, 900)
+    await load.all_run(here.api, CHILDREN["Pod"], 900)
     here.found["start"]["allRunSeconds"] = round(time.time() - acquired, 1)
     until_running = figures.used(used, plane.cpu_seconds(os.getpid()))
     here.found["start"]["cpuSecondsByProgramUntilRunning"] = until_running
@@ -262,16 +262,16 @@ async def changes(here: Scene) -> None:
     """Leaders tell of new checkpoints at a fixed pace; status shows them."""
     options, audit = here.options, here.plane.audit
     operator = here.operators[0]
-    played = await leaders.find(here.api, NAMESPACE, here.names)
+    played = await leaders.find(here.api, here.names)
     here.played = {one.job: one for one in played}
     tell(f"changes: {len(played)} leaders have tokens")
     async with Line([operator.report_port], here.scratch / "tls" / "ca.crt") as line:
         await line.all_train(played)
         await settled(here, operator)
         shown = Shown()
-        version = (await here.api.send("GET", JOBS.format(NAMESPACE), query={"limit": "1"}))["metadata"]
+        version = (await here.api.send("GET", load.ALL_JOBS, query={"limit": "1"}))["metadata"]
         steady = here.group.create_task(line.steady(played))
-        watch = here.group.create_task(shown.follow(here.api, NAMESPACE, version["resourceVersion"]))
+        watch = here.group.create_task(shown.follow(here.api, version["resourceVersion"]))
         pace = min(options.changes_per_second, 2.0 * len(played))
         began, cpu = time.time(), operator.cpu_seconds()
         used = plane.cpu_seconds(os.getpid())
@@ -333,7 +333,7 @@ async def storm(here: Scene) -> None:
 
         await wait_for(lambda: len(made()) >= pods, "all pods are made anew", 300)
         times = made()
-        await load.all_run(here.api, NAMESPACE, 300)
+        await load.all_run(here.api, CHILDREN["Pod"], 300)
         steady.cancel()
     deleted = [one.at for one in audit.since(began) if (one.verb, one.resource) == ("delete", "pods")]
     here.found["storm"] = {
@@ -368,14 +368,16 @@ async def death(here: Scene) -> None:
     lost = here.names[-options.lost :]
     gangs = {
         item["metadata"]["name"]: item["status"]["gang"]["members"]
-        for item in (await api.send("GET", JOBS.format(NAMESPACE)))["items"]
+        for item in (await api.send("GET", load.ALL_JOBS))["items"]
     }
-    victims = [f"{name}-{one['index']}-{one['ticket']}" for name in lost for one in gangs[name][-2:]]
+    victims = [
+        f"/api/v1/namespaces/{load.namespace_of(name, options.namespaces)}/pods/{name}-{one['index']}-{one['ticket']}"
+        for name in lost
+        for one in gangs[name][-2:]
+    ]
     tell(f"death: {len(victims)} pods of {len(lost)} jobs go, then the leader")
     at_once = {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0}
-    await load.each(
-        victims, lambda pod: api.send("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}", at_once)
-    )
+    await load.each(victims, lambda path: api.send("DELETE", path, at_once))
     before = time.time()
     old.kill()
     killed = time.time()
@@ -395,7 +397,7 @@ async def death(here: Scene) -> None:
 
     await wait_for(whole, "all gangs are whole again", 300, every=1.0)
     complete = time.time()
-    await load.all_run(api, NAMESPACE, 300)
+    await load.all_run(api, CHILDREN["Pod"], 300)
     await settled(here, standby)
     children: list[tuple[str, str, str]] = []
     for kind, path in CHILDREN.items():

@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.operator.load import Api
-from contract.operator.harness import JOBS, Operator
+from bench.operator.load import ALL_JOBS, Api
+from contract.operator.harness import Operator
 
 Json = dict[str, Any]
 
@@ -42,9 +42,9 @@ class Shown:
             shown is None for shown, _ in found
         )
 
-    async def follow(self, api: Api, namespace: str, since: str) -> None:
+    async def follow(self, api: Api, since: str) -> None:
         """Watch until cancelled."""
-        async for at, event in api.watch(JOBS.format(namespace), since):
+        async for at, event in api.watch(ALL_JOBS, since):
             if event.get("type") in ("ADDED", "MODIFIED"):
                 self.take(at, event["object"])
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.operator import audit, figures
+from bench.operator import audit, figures, load
 from bench.operator.audit import Audit, Write, by_resource
 from bench.operator.watching import Memory, Shown, newest_step
 
@@ -256,3 +256,11 @@ def test_the_policy_records_requests_of_the_operator_only() -> None:
     first, last = audit.policy()["rules"]
     assert first["users"] == [audit.OPERATOR] and set(first["verbs"]) == {*audit.CHANGES, *audit.READS}
     assert last == {"level": "None"}, "everything else is left out"
+
+
+@pytest.mark.parametrize(("jobs", "spread"), [(1, 1), (10, 10), (25, 10), (1000, 10), (7, 3)])
+def test_jobs_are_spread_evenly_over_the_namespaces_there_are(jobs: int, spread: int) -> None:
+    found = [load.namespace_of(name, spread) for name in load.job_names(jobs)]
+    assert set(found) <= set(load.namespaces(spread)) and len(set(found)) == min(jobs, spread)
+    counts = [found.count(one) for one in set(found)]
+    assert max(counts) - min(counts) <= 1

@@ -184,18 +184,19 @@ HINTED: list[tuple[str, str]] = [
             KIND.OUT_OF_MEMORY, 2, "rank 1 was killed for memory by signal 9.", count=3
         ),
         "3 failures of class OutOfMemory without a newer verified checkpoint (budget 2); last: rank 1 was killed for "
-        "memory by signal 9. hint: cure the cause that status.lastFailure names and create a new job, or raise "
-        "recovery.budgets",
+        "memory by signal 9. hint: cure the cause that status.lastFailure names; a new job goes on from this "
+        "one's checkpoints by resume.from",
     ),
     (
         messages.budget_exhausted(KIND.INFRASTRUCTURE, 10, "node lost", count=11, within_seconds=86_400),
         "11 failures of class Infrastructure without a newer verified checkpoint (budget 10 in 86400 s); last: node "
-        "lost. hint: cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
+        "lost. hint: cure the cause that status.lastFailure names; a new job goes on from this one's "
+        "checkpoints by resume.from",
     ),
     (
         messages.deadline_exceeded(3600),
-        "the run took longer than activeDeadlineSeconds (3600). hint: checkpoints stay; give a new job a longer "
-        "deadline",
+        "the run took longer than activeDeadlineSeconds (3600). hint: checkpoints stay; a new job with a longer "
+        "deadline goes on from them by resume.from",
     ),
     (
         messages.start_deadline_exceeded(600, "Unschedulable: no node takes pod triage-0-1."),

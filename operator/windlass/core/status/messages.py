@@ -375,7 +375,7 @@ def budget_exhausted(
     return hinted(
         f"{count} failures of class {failure_class} without a newer verified checkpoint"
         f" (budget {budget}{window}); last: {last.rstrip('.')}",
-        "cure the cause that status.lastFailure names and create a new job, or raise recovery.budgets",
+        "cure the cause that status.lastFailure names; a new job goes on from this one's checkpoints by resume.from",
     )
 
 
@@ -384,7 +384,7 @@ def deadline_exceeded(seconds: int, waiting_for: str = "") -> str:
     last = f"; last: {waiting_for.rstrip('.')}" if waiting_for else ""
     return hinted(
         f"the run took longer than activeDeadlineSeconds ({seconds}){last}",
-        "checkpoints stay; give a new job a longer deadline",
+        "checkpoints stay; a new job with a longer deadline goes on from them by resume.from",
     )
 
 

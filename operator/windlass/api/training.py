@@ -4,7 +4,7 @@ Shared by FineTuneJob and PretrainJob. Decimals are strings, so that no float ro
 through JSON; sizes and counts are integers. Texts below fields become the CRD's descriptions.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -154,6 +154,10 @@ def _lora_only(name: str) -> Rule:
         hint=f"remove {name}, or set type: LoRA",
         path=name,
     )
+
+
+LORA_RANK: Final = 16
+"""Rank of LoRA's matrices where none is given."""
 
 
 class Adapter(Model):

@@ -24,6 +24,7 @@ from windlass_workloads.agent.events import State
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.memoir import FORWARD, Memoir
 from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint.adopt import recipe
 from windlass_workloads.checkpoint.store import TIMELINE, RunStore
 from workloads.agent.support import config
 from workloads.checkpoint.support import commit, incarnation
@@ -352,7 +353,8 @@ def test_the_first_claim_makes_number_one(store: RunStore) -> None:
     record = result.record
     assert (record.incarnation, record.owner_pod_uid, record.ticket, record.attempt) == (1, "me", 2, 1)
     assert (record.accepted, record.resume, record.cause) == ([], None, None)
-    assert record.details == {RESUME_FROM: "Latest"}
+    assert record.details == {RESUME_FROM: "Latest"} | recipe(claims(store).config.spec)
+    assert set(record.details) == {RESUME_FROM, "adapter", "training.optimizer"}
     assert incarnations.newest(store) == record
 
 
@@ -368,7 +370,7 @@ def test_a_claim_carries_everything_a_later_leader_needs(store: RunStore) -> Non
     assert (record.cause, record.budgets, record.prepared) == (CAUSE, budgets, "toy")
     assert record.poisoned == ["step-00000005.i1", "step-00000020.i1"]
     assert (record.resume, [each.name for each in record.accepted]) == (names[0], [names[0]])
-    assert record.details == {RESUME_FROM: "Latest", "a": 1}
+    assert record.details == {RESUME_FROM: "Latest", "a": 1} | recipe(claims(store).config.spec)
 
 
 @pytest.mark.parametrize(

@@ -228,9 +228,9 @@ class Leader:
         result = await asyncio.to_thread(self._claims.claim, command, self._gang.incarnation)
         if isinstance(result, ev.Claimed):
             self._memoir.lead(result.record)
-            if result.record.incarnation == 1 and result.record.accepted:
+            if result.record.accepted and not self._view.checkpoints:
                 # Adopted: until it was accepted nobody vouched for it. Status can do without, the run cannot wait.
-                with contextlib.suppress(OSError, ManifestInvalid):
+                with contextlib.suppress(CheckpointError, ManifestInvalid, OSError):
                     self._view.checkpoints = await asyncio.to_thread(ledger.rows, self._store, result.record)
             self._view.restarted(result.record)
             log.info(

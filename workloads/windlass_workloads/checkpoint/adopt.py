@@ -16,11 +16,12 @@ import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from windlass.api.contract import Incarnation, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.resuming import ANOTHER
+from windlass.api.training import LORA_RANK
 from windlass.core.checkpoints.choose import ADOPTED, LATEST, Candidate
 from windlass.core.checkpoints.choose import choose as choose_purely
 from windlass.core.names import split_claim_uri
@@ -28,7 +29,7 @@ from windlass.core.skipped_windows import merged
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.choose import look
-from windlass_workloads.checkpoint.errors import CheckpointError
+from windlass_workloads.checkpoint.errors import CheckpointError, StoreUnusable
 from windlass_workloads.checkpoint.store import (
     MANIFEST,
     TEMPORARY,
@@ -63,14 +64,30 @@ def claim_root(config: RunConfig) -> Path:
 
 
 def recipe(spec: FineTuneJobSpec) -> dict[str, str]:
-    """What no tensor tells and a run's weights and optimiser depend on, as each incarnation file keeps it."""
+    """What no tensor tells and a run's weights and optimiser depend on, as each incarnation file keeps it.
+
+    Equal settings are equal texts, however they were written: defaults filled in, numbers in their shortest form.
+    """
     if spec.custom is not None:
         return {}
-    adapter = spec.adapter.model_dump(mode="json", by_alias=True) if spec.adapter is not None else {}
-    adapter.pop("dropout", None)
-    optimizer = spec.training.optimizer.model_dump(mode="json", by_alias=True)
-    told = {"adapter": adapter, "training.optimizer": optimizer}
-    return {name: json.dumps(value, sort_keys=True) for name, value in told.items()}
+    adapter: dict[str, Any] = {"type": "None"}
+    if spec.adapter is not None:
+        adapter = {"type": spec.adapter.type, "targetModules": sorted(spec.adapter.target_modules)}
+    if spec.adapter is not None and spec.adapter.type == "LoRA":
+        rank = spec.adapter.rank or LORA_RANK
+        adapter |= {"rank": rank, "alpha": spec.adapter.alpha or 2 * rank}
+    chosen = spec.training.optimizer
+    numbers = {
+        "weightDecay": chosen.weight_decay,
+        "beta1": chosen.beta1,
+        "beta2": chosen.beta2,
+        "epsilon": chosen.epsilon,
+    }
+    optimizer = {"type": chosen.type} | {name: float(value) for name, value in numbers.items()}
+    return {
+        "adapter": json.dumps(adapter, sort_keys=True),
+        "training.optimizer": json.dumps(optimizer, sort_keys=True),
+    }
 
 
 def adopt(store: RunStore, config: RunConfig) -> str:
@@ -83,7 +100,6 @@ def adopt(store: RunStore, config: RunConfig) -> str:
     done = _adopted_before(store, wish)
     if done is not None:
         return done
-    clear_unfinished(store)
     for tries_left in reversed(range(TRIES)):
         try:
             return _take_over(store, config, wish)
@@ -94,11 +110,12 @@ def adopt(store: RunStore, config: RunConfig) -> str:
     raise AssertionError("unreachable")
 
 
-def clear_unfinished(store: RunStore) -> None:
-    """Removes what agents that died while they adopted have left; its links keep blocks of the other run in use."""
-    for name in os.listdir(store.root):
-        if name.startswith(UNFINISHED):
-            store.remove(name)
+def unfinished(store: RunStore) -> list[str]:
+    """What agents that died while they adopted have left; its links keep blocks of the other run in use.
+
+    For the leader of an incarnation to remove: before the first one another agent may still be at it.
+    """
+    return sorted(name for name in os.listdir(store.root) if name.startswith(UNFINISHED))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +172,10 @@ def _take_over(store: RunStore, config: RunConfig, wish: Wish) -> str:
             raise _not_a_run(wish.uri)
         chosen = _chosen(source, newest, wish)
         manifest = manifests.read(source, chosen.name)
+    except NotADirectoryError as error:
+        raise _not_a_run(wish.uri) from error
+    except StoreUnusable as error:
+        raise NotAdoptable(f'{FIELD}: cannot be resumed from (got "{wish.uri}", {error})') from error
     except PermissionError as error:
         raise NotAdoptable(
             f'{FIELD}: cannot be read by this pod (got "{wish.uri}", {error.strerror}); allowed a directory that the '
@@ -187,7 +208,9 @@ def _check_recipe(spec: FineTuneJobSpec, newest: Incarnation, wish: Wish) -> Non
     """Shapes would not tell: another scale of an adapter is another model, and the optimiser's settings are saved."""
     for name, now in recipe(spec).items():
         saved = newest.details.get(name, now)
-        if saved != now:
+        before, wanted = json.loads(saved), json.loads(now)
+        # A setting that one of two versions does not know is compared by nobody.
+        if any(before[key] != wanted[key] for key in before.keys() & wanted.keys()):
             raise NotAdoptable(
                 f"spec.{name}: differs from the run whose checkpoint is taken over (got {now}); allowed {saved}. "
                 f"hint: write what that run had, or leave {FIELD} out"

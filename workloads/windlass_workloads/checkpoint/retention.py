@@ -14,7 +14,7 @@ from typing import Final
 from windlass.api.contract import Incarnation
 from windlass.core.checkpoints.choose import Candidate, objection, order
 from windlass_workloads.checkpoint import choose as reading
-from windlass_workloads.checkpoint.adopt import clear_unfinished
+from windlass_workloads.checkpoint.adopt import unfinished
 from windlass_workloads.checkpoint.incarnations import require_newest
 from windlass_workloads.checkpoint.store import TRASH, RunStore
 from windlass_workloads.checkpoint.trash import discard, discarded_at
@@ -66,8 +66,9 @@ def purge(
     clock: Callable[[], float] = time.time,
 ) -> list[str]:
     """Deletes what has been in the trash for longer than the delay; Fenced as in retain()."""
-    require_newest(store, incarnation, "purge")
-    clear_unfinished(store)
+    for name in unfinished(store):
+        require_newest(store, incarnation, f"remove {name}")
+        store.remove(name)
     removed: list[str] = []
     for entry in store.names(TRASH):
         since = discarded_at(entry)

@@ -7,10 +7,9 @@ from typing import Any
 from torch import nn
 
 from windlass.api.meta import Reason
-from windlass.api.training import Adapter
+from windlass.api.training import LORA_RANK, Adapter
 from windlass_workloads.data.errors import WorkloadError
 
-LORA_RANK = 16
 ALL_LINEAR = "all-linear"
 # IA3 scales the input of the layer that closes a feed-forward block, and the output of all others.
 FEED_FORWARD = frozenset({"down_proj", "fc2", "w2", "wo", "dense_4h_to_h", "c_proj", "linear2"})

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from windlass.api.training import Adapter
+from windlass.api.training import LORA_RANK, Adapter
 
-LORA_RANK: Final = 16
 ALL_LINEAR: Final = "all-linear"
 FEED_FORWARD_OUTPUT: Final = "down_proj"
 # Families of one plan: grouped attention, gated feed-forward, RMS norms. The words say what each adds to it, or which

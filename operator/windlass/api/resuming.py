@@ -11,7 +11,7 @@ from pydantic import Field
 
 from windlass.api.base import Model
 from windlass.api.rules import Hint, Rule
-from windlass.api.uris import NO_CLIMBING
+from windlass.api.uris import NO_CLIMBING, split_claim_uri
 
 ANOTHER: Final = "pvc://"
 """What the URI of another run's checkpoint begins with."""
@@ -34,13 +34,12 @@ class Resume(Model):
     claim of checkpoint.store, with or without a checkpoint's name. Example: "120"."""
 
 
-def _claim(uri: str) -> str:
-    return uri.removeprefix(ANOTHER).partition("/")[0]
-
-
 def _same_claim(value: Any, _: Any) -> bool:
     source = value["resume"]["from"]
-    return not source.startswith(ANOTHER) or _claim(source) == _claim(value["checkpoint"]["store"])
+    return (
+        not source.startswith(ANOTHER)
+        or split_claim_uri(source)[0] == split_claim_uri(value["checkpoint"]["store"])[0]
+    )
 
 
 def _named_at_creation(value: Any, old: Any) -> bool:

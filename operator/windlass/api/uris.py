@@ -120,6 +120,12 @@ StoreUri = Annotated[
 ]
 
 
+def split_claim_uri(uri: str) -> tuple[str, str]:
+    """Claim and path (without slashes at its ends) of a `pvc://claim/path` URI."""
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
+    return claim, path.strip("/")
+
+
 def no_registry(path: str) -> Rule:
     """Data cannot come from a model registry."""
 

@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from windlass.api.meta import STORE_MOUNT
+from windlass.api.uris import split_claim_uri
 from windlass.cli.access import CONTAINER, Access
 from windlass.cli.cluster.paths import Layout, default_directory
 from windlass.cli.errors import CliError
-from windlass.core.names import split_claim_uri
 
 DIGESTS = "digests.json"
 POD_SECONDS = 180.0

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from windlass.api import meta
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.training import SecretReference
+from windlass.api.uris import split_claim_uri
 
 KIND = "FineTuneJob"
 ANNOTATION_DIGEST = f"{meta.GROUP}/digest"
@@ -65,12 +66,6 @@ def pod_labels(run: str, uid: str, *, index: int, ticket: int, attempt: int) -> 
         meta.LABEL_TICKET: str(ticket),
         meta.LABEL_ATTEMPT: str(attempt),
     }
-
-
-def split_claim_uri(uri: str) -> tuple[str, str]:
-    """Claim and path (without slashes at its ends) of a `pvc://claim/path` URI."""
-    claim, _, path = uri.removeprefix("pvc://").partition("/")
-    return claim, path.strip("/")
 
 
 def store_claim(spec: FineTuneJobSpec) -> str:

@@ -21,7 +21,7 @@ READ_BYTES: Final = 16 * 1024
 def read_in_small_pieces() -> None:
     """Have asyncio keep a read buffer of READ_BYTES for each TLS connection.
 
-    Its own 256 KB are there as long as the connection is: leaders of 1,000 gangs kept 250 MB of the operator's memory.
+    Its own 256 KB are there as long as the connection is: leaders of 1,000 gangs kept 218 MB of the operator's memory.
     """
     sslproto.SSLProtocol.max_size = READ_BYTES
 

@@ -19,7 +19,7 @@ from bench.recovery.ground import Ground, new_directory, seldom
 from bench.recovery.run import CHANGES, NAME, WORLD
 from e2e.support import eventually
 from windlass.api.meta import STORE_MOUNT, VOLUME_ROOT
-from windlass.core.names import split_claim_uri
+from windlass.api.uris import split_claim_uri
 
 WORKING = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 """Without it, restarted ranks share their agent's store and gloo does not connect again."""

@@ -14,7 +14,7 @@ from typing import Any
 from bench.recovery.figures import gang_began, noticed
 from bench.recovery.ground import Ground, seldom
 from e2e.support import eventually
-from windlass.core.names import split_claim_uri
+from windlass.api.uris import split_claim_uri
 from windlass_workloads.agent.memoir import FORWARD
 from windlass_workloads.checkpoint import choose
 from windlass_workloads.checkpoint.store import TIMELINE, RunStore, parse_checkpoint_name

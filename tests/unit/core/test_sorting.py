@@ -22,6 +22,7 @@ from unit.core.builders import (
     at,
     claims,
 )
+from windlass.api import uris
 from windlass.api.contract import Verdict
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import ConditionType
@@ -162,7 +163,7 @@ def test_condition_counts_only_when_true_and_stored() -> None:
     ],
 )
 def test_claim_and_path_of_a_uri(uri: str, claim: str, path: str) -> None:
-    assert names.split_claim_uri(uri) == (claim, path)
+    assert uris.split_claim_uri(uri) == (claim, path)
 
 
 def test_claims_and_keys_are_named_once_in_the_order_of_the_spec() -> None:

@@ -35,7 +35,7 @@ def test_a_new_job_goes_on_where_a_failed_one_ended(make_run: MakeRun, tmp_path:
         agent = heir.start()
         assert agent.wait() == 0, agent.log
         assert (agent.verdict.result, agent.verdict.step) == ("Succeeded", 30)
-        (record,) = [heir.newest()]
+        record = heir.newest()
         assert record is not None
         assert (record.incarnation, record.resume) == (1, "step-00000010.i0")
         assert [each.step for each in record.accepted] == [10]
@@ -86,6 +86,6 @@ def test_an_adopted_checkpoint_that_does_not_load_fails_the_run_and_never_starts
         assert "nothing is left to go on from" in failure.message, failure
         newest = heir.newest()
         assert newest is not None and newest.resume == "step-00000010.i0"
-        assert heir.verified() == [] or max(heir.verified()) == 10, "not a step was taken anew"
+        assert heir.store.list_checkpoints() == ["step-00000010.i0"], "not a step was taken anew"
     finally:
         heir.close()

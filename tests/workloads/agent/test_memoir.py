@@ -24,7 +24,7 @@ from windlass_workloads.agent.events import State
 from windlass_workloads.agent.identity import Identity
 from windlass_workloads.agent.memoir import FORWARD, Memoir
 from windlass_workloads.checkpoint import incarnations
-from windlass_workloads.checkpoint.adopt import recipe
+from windlass_workloads.checkpoint.recipe import recipe
 from windlass_workloads.checkpoint.store import TIMELINE, RunStore
 from workloads.agent.support import config
 from workloads.checkpoint.support import commit, incarnation

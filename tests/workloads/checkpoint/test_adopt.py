@@ -19,17 +19,16 @@ from windlass_workloads.agent.identity import Identity
 from windlass_workloads.checkpoint import adopt as adopting
 from windlass_workloads.checkpoint import choose, incarnations, ledger
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, claim_root, recipe
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, claim_root
 from windlass_workloads.checkpoint.errors import Fenced
+from windlass_workloads.checkpoint.recipe import recipe
 from windlass_workloads.checkpoint.retention import purge
 from windlass_workloads.checkpoint.store import RunStore
 from windlass_workloads.checkpoint.trash import discard
 from workloads.checkpoint.support import SPEC, commit, context, incarnation
 
 OTHER = "team-a/team/elder/uid-of-elder"
-ELDERS = recipe(RunConfig.model_validate(context("/x").config.model_dump(by_alias=True)).spec)
-
-
+ELDERS = recipe(context("/x").config.spec)
 NO_RUN = "is not the directory of another run"
 
 

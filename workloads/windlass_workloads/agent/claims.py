@@ -17,9 +17,10 @@ from windlass_workloads.agent.numeric import way_of
 from windlass_workloads.checkpoint import choose as choosing
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint import manifest as manifests
-from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt, recipe
+from windlass_workloads.checkpoint.adopt import NotAdoptable, adopt
 from windlass_workloads.checkpoint.errors import CheckpointError
 from windlass_workloads.checkpoint.incarnations import Claimant
+from windlass_workloads.checkpoint.recipe import recipe
 from windlass_workloads.checkpoint.store import RunStore
 
 TRIES: Final = 10

@@ -9,27 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import shutil
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from windlass.api.contract import Incarnation, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.resuming import ANOTHER
-from windlass.api.training import LORA_RANK
+from windlass.api.uris import split_claim_uri
 from windlass.core.checkpoints.choose import ADOPTED, LATEST, Candidate
 from windlass.core.checkpoints.choose import choose as choose_purely
-from windlass.core.names import split_claim_uri
 from windlass.core.skipped_windows import merged
 from windlass_workloads.checkpoint import incarnations
 from windlass_workloads.checkpoint import manifest as manifests
 from windlass_workloads.checkpoint.choose import look
 from windlass_workloads.checkpoint.errors import CheckpointError, StoreUnusable
+from windlass_workloads.checkpoint.recipe import differences, recipe
 from windlass_workloads.checkpoint.store import (
     MANIFEST,
     TEMPORARY,
@@ -41,7 +40,7 @@ from windlass_workloads.checkpoint.store import (
 
 FIELD: Final = "spec.resume.from"
 UNFINISHED: Final = f"{TEMPORARY}adopted-"
-TRIES: Final = 3
+MORE_TRIES: Final = 2
 NO_LINK: Final = (errno.EPERM, errno.EACCES, errno.EXDEV, errno.EMLINK, errno.ENOTSUP)
 """Refusals of a link to a file that may be read all the same: of another owner's, or of a file system without links."""
 
@@ -63,33 +62,6 @@ def claim_root(config: RunConfig) -> Path:
     return Path(root)
 
 
-def recipe(spec: FineTuneJobSpec) -> dict[str, str]:
-    """What no tensor tells and a run's weights and optimiser depend on, as each incarnation file keeps it.
-
-    Equal settings are equal texts, however they were written: defaults filled in, numbers in their shortest form.
-    """
-    if spec.custom is not None:
-        return {}
-    adapter: dict[str, Any] = {"type": "None"}
-    if spec.adapter is not None:
-        adapter = {"type": spec.adapter.type, "targetModules": sorted(spec.adapter.target_modules)}
-    if spec.adapter is not None and spec.adapter.type == "LoRA":
-        rank = spec.adapter.rank or LORA_RANK
-        adapter |= {"rank": rank, "alpha": spec.adapter.alpha or 2 * rank}
-    chosen = spec.training.optimizer
-    numbers = {
-        "weightDecay": chosen.weight_decay,
-        "beta1": chosen.beta1,
-        "beta2": chosen.beta2,
-        "epsilon": chosen.epsilon,
-    }
-    optimizer = {"type": chosen.type} | {name: float(value) for name, value in numbers.items()}
-    return {
-        "adapter": json.dumps(adapter, sort_keys=True),
-        "training.optimizer": json.dumps(optimizer, sort_keys=True),
-    }
-
-
 def adopt(store: RunStore, config: RunConfig) -> str:
     """Takes over what spec.resume.from names and returns its name here; nothing happens where that was done before.
 
@@ -100,14 +72,11 @@ def adopt(store: RunStore, config: RunConfig) -> str:
     done = _adopted_before(store, wish)
     if done is not None:
         return done
-    for tries_left in reversed(range(TRIES)):
-        try:
+    for _ in range(MORE_TRIES):
+        # Where the other run still lives, its retention may take away what was just looked at.
+        with contextlib.suppress(manifests.ManifestInvalid, FileNotFoundError):
             return _take_over(store, config, wish)
-        except (manifests.ManifestInvalid, FileNotFoundError):
-            # The other run still lives, and its retention took away what was just looked at.
-            if not tries_left:
-                raise
-    raise AssertionError("unreachable")
+    return _take_over(store, config, wish)
 
 
 def unfinished(store: RunStore) -> list[str]:
@@ -181,7 +150,7 @@ def _take_over(store: RunStore, config: RunConfig, wish: Wish) -> str:
             f'{FIELD}: cannot be read by this pod (got "{wish.uri}", {error.strerror}); allowed a directory that the '
             "user or the group of this job's pods may read. hint: give both jobs' pods the same fsGroup"
         ) from error
-    _check_recipe(config.spec, newest, wish)
+    _check_recipe(config.spec, newest)
     name = checkpoint_name(chosen.step, ADOPTED)
     own = manifest.model_copy(
         update={
@@ -204,17 +173,13 @@ def _take_over(store: RunStore, config: RunConfig, wish: Wish) -> str:
     return name
 
 
-def _check_recipe(spec: FineTuneJobSpec, newest: Incarnation, wish: Wish) -> None:
+def _check_recipe(spec: FineTuneJobSpec, newest: Incarnation) -> None:
     """Shapes would not tell: another scale of an adapter is another model, and the optimiser's settings are saved."""
-    for name, now in recipe(spec).items():
-        saved = newest.details.get(name, now)
-        before, wanted = json.loads(saved), json.loads(now)
-        # A setting that one of two versions does not know is compared by nobody.
-        if any(before[key] != wanted[key] for key in before.keys() & wanted.keys()):
-            raise NotAdoptable(
-                f"spec.{name}: differs from the run whose checkpoint is taken over (got {now}); allowed {saved}. "
-                f"hint: write what that run had, or leave {FIELD} out"
-            )
+    for name, saved, now in differences(newest.details, recipe(spec)):
+        raise NotAdoptable(
+            f"spec.{name}: differs from the run whose checkpoint is taken over (got {now}); allowed {saved}. "
+            f"hint: write what that run had, or leave {FIELD} out"
+        )
 
 
 def _chosen(source: RunStore, newest: Incarnation, wish: Wish) -> Candidate:

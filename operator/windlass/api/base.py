@@ -20,9 +20,11 @@ class Model(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """Rules across the fields of this block, written next to it (see rules)."""
 
-    def to_wire(self) -> dict[str, object]:
-        """This model as JSON-ready data with wire names; unset optional fields are left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+    def to_wire(self, *, without: frozenset[str] = frozenset()) -> dict[str, object]:
+        """This model as JSON-ready data with wire names; unset optional fields are left out, as are some by name."""
+        return self.model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude=set(without) if without else None
+        )
 
 
 class StatusModel(Model):

@@ -18,13 +18,14 @@ from windlass.api.quantities import parse
 from windlass.api.status import Cost, GoodputSeconds, HeldPod
 from windlass.api.training import DECIMAL
 from windlass.core.observed import PodView
+from windlass.core.pace import OLDEST_PROGRESS
 
 CPU: Final = "cpu"
 MEMORY: Final = "memoryGiB"
 GIB: Final = Decimal(1024**3)
 HOUR: Final = Decimal(3600)
 SHOWN: Final = Decimal("0.000001")
-WATCHED: Final = timedelta(seconds=75)
+WATCHED: Final = OLDEST_PROGRESS + timedelta(seconds=25)
 """A pod that is gone was held until now if it was there this recently; else the operator was away, and what it
 measured last counts."""
 

@@ -63,6 +63,8 @@ class Decision:
     orders: Orders = field(default_factory=Orders)
     confirm_absent: tuple[str, ...] = ()
     annotates: tuple[Annotate, ...] = ()
+    # Whether the new status differs from the stored one only in what a leader told: nothing follows from that.
+    only_tells: bool = False
 
     @property
     def is_idle(self) -> bool:

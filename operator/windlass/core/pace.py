@@ -20,7 +20,11 @@ UNHEARD_SECONDS: Final = 15.0
 WRITES_PER_SECOND: Final = 20.0
 PROGRESS_SECONDS: Final = 5.0
 LONGEST_PROGRESS_SECONDS: Final = 50.0
-"""Reached at 1,000 runs. For the account of costs an operator whose last write is a minute old was away."""
+"""Reached at 1,000 runs."""
+BUSY_PROGRESS: Final = 2.0
+"""So many times longer while more runs are due than are worked on: what moves numbers waits for what decides."""
+OLDEST_PROGRESS: Final = timedelta(seconds=BUSY_PROGRESS * LONGEST_PROGRESS_SECONDS)
+"""The status of a run that trains is never older than that while an operator is there."""
 STANDING_SECONDS: Final = 30.0
 ANNOUNCEMENTS_PER_SECOND: Final = 5.0
 ANNOUNCEMENT_SECONDS: Final = 60.0
@@ -37,20 +41,20 @@ def unheard_after(runs: int) -> timedelta:
     return timedelta(seconds=UNHEARD_SECONDS + max(0.0, report_seconds(runs) - REPORT_SECONDS))
 
 
-def progress_interval(runs: int, uid: str) -> timedelta:
-    """How often the progress of one run is written while steps are taken.
+def progress_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
+    """How often the progress of one run is written while steps are taken; `busy` says that others wait for more.
 
     Where there are many, runs differ by up to a quarter: a new operator hears of all of them within seconds, and they
     would be due together ever after.
     """
     spread = 0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000
     wanted = max(PROGRESS_SECONDS, spread * runs / WRITES_PER_SECOND)
-    return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS))
+    return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS)) * (BUSY_PROGRESS if busy else 1.0)
 
 
-def standing_interval(runs: int, uid: str) -> timedelta:
+def standing_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
     """The same while nothing but the time of the report moves."""
-    return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid))
+    return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid, busy=busy))
 
 
 def announcement_interval(runs: int) -> timedelta:

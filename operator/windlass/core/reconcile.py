@@ -6,8 +6,9 @@ Decision. Same arguments, same answer: no clock, no I/O, no memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
@@ -29,6 +30,11 @@ from windlass.core.status import messages
 from windlass.core.status.events import events_between
 from windlass.core.suspects import until_expiry
 
+MOVING: Final = frozenset({"progress", "goodput", "cost"})
+"""Fields of a status that alone are no reason to write it at once."""
+TOLD: Final = frozenset({*MOVING, "checkpoints", "tracking"})
+"""Fields of a status that repeat what a leader says, or count it."""
+
 
 def decide(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Decision:
     """Say what to do next for one run. Pure."""
@@ -42,10 +48,10 @@ def decide(job: Job, seen: Observed, now: datetime, settings: RenderSettings) ->
 
 def conclude(facts: Facts, outcome: Outcome) -> Decision:
     """The decision that an outcome comes to: status only if it changed, and the nearest timer."""
-    status, held_seconds = None, None
+    written, held_seconds = None, None
     if not outcome.quiet:
-        status, held_seconds = status_to_write(facts, outcome.status)
-    written = FineTuneJobStatus.model_validate(status) if status is not None else None
+        written, held_seconds = status_to_write(facts, outcome.status)
+    status = written.to_wire() if written is not None else None
     annotates, notice_seconds = notices(facts, outcome)
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
@@ -65,7 +71,17 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),
         annotates=annotates,
+        only_tells=status is not None and only_tells(facts.job.stored_status, status),
     )
+
+
+def only_tells(stored: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether two statuses in wire form are alike but for what leaders tell and what is counted from it.
+
+    Judges take all of that from the report itself, so that another look right after the write would find nothing.
+    """
+    names = {*stored, *status} - TOLD
+    return all(stored.get(name) == status.get(name) for name in names)
 
 
 def force_events(forced: tuple[Delete, ...]) -> tuple[Event, ...]:
@@ -89,8 +105,8 @@ def suspicion_wait(facts: Facts, outcome: Outcome) -> float | None:
     return until_expiry(outcome.status.suspect_nodes, facts.now)
 
 
-def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, Any] | None, float | None]:
-    """The status in wire form if it is to be written now; else None, and when to look again."""
+def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[FineTuneJobStatus | None, float | None]:
+    """The status if it is to be written now; else None, and when to look again."""
     status = status.model_copy(update={"observed_generation": facts.job.generation})
     if facts.job.spec is not None:
         status = with_memory_advice(queues.accounted(facts, status), facts.job.spec)
@@ -99,7 +115,7 @@ def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[dict[str, 
         wait = progress_wait(facts, status)
         if wait is None or wait > 0:
             return None, wait
-    return with_accounts(facts, status).to_wire(), None
+    return with_accounts(facts, status), None
 
 
 def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
@@ -122,9 +138,7 @@ def seconds_left(status: FineTuneJobStatus) -> tuple[float, float] | None:
 
 def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
     """What is written at once when it changes."""
-    data = status.to_wire()
-    for name in ("progress", "goodput", "cost"):
-        data.pop(name, None)
+    data = status.to_wire(without=MOVING)
     tracking = data.get("tracking")
     if isinstance(tracking, dict):
         tracking.pop("spooled", None)
@@ -139,9 +153,9 @@ def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
     if old.updated_at is None:
         return 0.0
     standing = new.model_copy(update={"updated_at": old.updated_at}) == old
-    runs, uid = facts.seen.runs_heard, facts.job.uid
-    longest = standing_interval(runs, uid)
-    due = old.updated_at + (longest if standing else progress_interval(runs, uid))
+    runs, uid, busy = facts.seen.runs_heard, facts.job.uid, facts.seen.busy
+    longest = standing_interval(runs, uid, busy=busy)
+    due = old.updated_at + (longest if standing else progress_interval(runs, uid, busy=busy))
     left = (due - facts.now).total_seconds()
     # A clock ahead of ours must not hold writes back for long.
     return max(min(left, longest.total_seconds()), 0.0)

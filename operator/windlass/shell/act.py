@@ -76,7 +76,7 @@ class Actor:
         renewed, written = False, False
         if decision.status is not None and decision.status != job.get("status"):
             renewed = members(decision.status) != members(job.get("status") or {})
-            job, written = await self._write_status(job, decision.status), True
+            job, written = await self._write_status(job, decision), True
             memory.proven = job["metadata"]["resourceVersion"], self._clock()
         if renewed:
             # Tickets are given out by this write alone; pods follow from what is stored then.
@@ -106,13 +106,15 @@ class Actor:
             self._caches.pods.upsert(slim_pod(body))
             raise Stale
 
-    async def _write_status(self, job: Json, status: Json) -> Json:
+    async def _write_status(self, job: Json, decision: Decision) -> Json:
+        """The job as stored. What a leader told is no reason for another round; all else is."""
+        assert decision.status is not None  # noqa: S101 - the caller has looked
         try:
-            answer = slim_job(await self._client.replace_status(FINE_TUNE_JOBS, job, status))
+            answer = slim_job(await self._client.replace_status(FINE_TUNE_JOBS, job, decision.status))
         except NotFound:
             self._caches.jobs.drop(job)
             raise Stale from None
-        self._caches.jobs.upsert(answer)
+        self._caches.jobs.upsert(answer, quiet=decision.only_tells)
         return answer
 
     def _is_proven(self, job: Json, memory: Memory) -> bool:

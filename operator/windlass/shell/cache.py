@@ -78,6 +78,10 @@ class Cache:
     def __iter__(self) -> Iterator[Json]:
         return map(unpacked, list(self._objects.values()))
 
+    def names(self) -> list[Name]:
+        """Namespace and name of each object."""
+        return list(self._objects)
+
     def get(self, namespace: str, name: str) -> Json | None:
         """The object, or None."""
         known = self._objects.get((namespace, name))
@@ -87,10 +91,11 @@ class Cache:
         """Objects with this index value, by name."""
         return [unpacked(self._objects[name]) for name in sorted(self._indexed.get(value, ()))]
 
-    def upsert(self, body: Json) -> bool:
+    def upsert(self, body: Json, *, quiet: bool = False) -> bool:
         """Take an object unless a newer version of its name, or of its removal, is known. Whether it was taken.
 
-        `changed` is called for each new version; with `only_content` only where it differs in more than its version.
+        `changed` is called for each new version; with `only_content` only where it differs in more than its version,
+        and never for what the caller keeps `quiet`, since nobody has anything to decide by it.
         """
         name, version = name_of(body), version_of(body)
         known = self._version(name)
@@ -101,7 +106,7 @@ class Cache:
         before = self.get(*name) if self._only_content else None
         self._put(name, body)
         self.newest = max(self.newest, version)
-        if before is None or not same_but_version(before, body):
+        if not quiet and (before is None or not same_but_version(before, body)):
             self.changed(body)
         return True
 

@@ -7,7 +7,9 @@ never raise. kopf drops errors of such handlers, so retrying is the queue's work
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import threading
+from collections.abc import Callable
+from typing import Any, Final
 
 import kopf
 
@@ -15,23 +17,39 @@ from windlass.api.meta import GROUP, VERSION
 from windlass.shell.cache import Cache, slim_job
 from windlass.shell.resources import FINE_TUNE_JOBS
 
+UNTAKEN: Final = 256
+"""Jobs that may be on their way to the main loop. Without a limit a list of ten thousand took 80 MB on its way."""
+PATIENCE_SECONDS: Final = 1.0
+"""A main loop that takes nothing for so long hangs or has ended; its probe tells the former."""
+
 
 class Intake:
-    """Passes what kopf saw from its thread into the main loop's cache."""
+    """Passes what kopf saw from its thread into the main loop's cache, no faster than that takes it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, jobs: Cache) -> None:
         self._loop = loop
         self._jobs = jobs
+        self._room = threading.Semaphore(UNTAKEN)
 
     def take(self, kind: str | None, body: dict[str, Any]) -> None:
-        """One event: `kind` is ADDED, MODIFIED, DELETED, or None for an object of a list."""
+        """One event: `kind` is ADDED, MODIFIED, DELETED, or None for an object of a list. May wait for room."""
         slim = slim_job(body)
         method = self._jobs.drop if kind == "DELETED" else self._jobs.upsert
+        counted = self._room.acquire(timeout=PATIENCE_SECONDS)
         try:
-            self._loop.call_soon_threadsafe(method, slim)
+            self._loop.call_soon_threadsafe(self._hand_over, method, slim, counted)
         except RuntimeError:
             # The main loop is closed: the process is ending.
             return
+
+    def _hand_over(
+        self, method: Callable[[dict[str, Any]], Any], slim: dict[str, Any], counted: bool
+    ) -> None:
+        try:
+            method(slim)
+        finally:
+            if counted:
+                self._room.release()
 
 
 def register(registry: kopf.OperatorRegistry, intake: Intake) -> None:

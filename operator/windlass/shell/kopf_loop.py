@@ -17,6 +17,7 @@ import kopf
 from windlass.api.meta import GROUP
 from windlass.shell.credentials import Credentials
 from windlass.shell.handlers import Intake, register
+from windlass.shell.kopf_storage import NoDiffBase, NoProgress
 from windlass.shell.logging import logger
 
 LOG = logger("kopf")
@@ -41,16 +42,15 @@ def operator_settings() -> kopf.OperatorSettings:
     settings.watching.initial_streaming = False
     # A limit on workers deadlocks at start (kopf issue 1243).
     settings.queueing.worker_limit = None
-    settings.queueing.idle_timeout = 5
+    # A worker keeps the last event that it had, with the whole object, until then.
+    settings.queueing.idle_timeout = 1
     settings.queueing.error_delays = (1, 2, 5, 10, 30, 60)
     settings.posting.enabled = False
     settings.peering.standalone = True
     # kopf removes the finalizer of this name from objects: it must be one that nobody uses.
     settings.persistence.finalizer = f"kopf.{GROUP}/unused"
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"kopf.{GROUP}", v1=False)
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(
-        prefix=f"kopf.{GROUP}", key="last", v1=False
-    )
+    settings.persistence.progress_storage = NoProgress()
+    settings.persistence.diffbase_storage = NoDiffBase()
     return settings
 
 

@@ -101,12 +101,14 @@ class Observer:
         *,
         settings: Callable[[], RenderSettings],
         clock: Clock,
+        is_busy: Callable[[], bool] = lambda: False,
     ) -> None:
         self.listening_since: datetime | None = None
         self.caches = caches
         self.inbox = inbox
         self._client = client
         self._settings = settings
+        self._is_busy = is_busy
         self._clock = clock.monotonic
         self._now = clock.now
         self._memories: dict[str, Memory] = {}
@@ -146,6 +148,7 @@ class Observer:
             nodes=self.caches.nodes.of(bodies),
             listening_since=self.listening_since,
             runs_heard=self.inbox.runs_heard(),
+            busy=self._is_busy(),
             rendered=rendered,
         )
 

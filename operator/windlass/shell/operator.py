@@ -20,7 +20,7 @@ from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell import health as probes
 from windlass.shell.act import Actor
-from windlass.shell.cache import Cache, slim_child, slim_claim, slim_node, slim_pod
+from windlass.shell.cache import Cache, name_of, slim_child, slim_claim, slim_node, slim_pod
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock, utc_now
 from windlass.shell.credentials import Credentials
@@ -83,7 +83,12 @@ class Operator:
             clock=clock,
         )
         self.observer = Observer(
-            self.client, self.caches, self.inbox, settings=lambda: self._render, clock=clock
+            self.client,
+            self.caches,
+            self.inbox,
+            settings=lambda: self._render,
+            clock=clock,
+            is_busy=lambda: self.queue.is_busy,
         )
         self._certificate = ServingCertificate(settings.tls_directory) if settings.tls_directory else None
         self._render = self._render_settings()
@@ -157,7 +162,11 @@ class Operator:
         return self.queue.oldest_seconds() if self.elector.leading else 0.0
 
     def _add_job(self, body: dict[str, Any]) -> None:
-        self.queue.add((FINE_TUNE_JOBS.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+        self.queue.add((FINE_TUNE_JOBS.kind, *name_of(body)))
+
+    def _add_all_jobs(self) -> None:
+        for name in self.caches.jobs.names():
+            self.queue.add((FINE_TUNE_JOBS.kind, *name))
 
     def _add_sender(self, report: Report, routine: bool) -> None:
         """Look at the run at once; where many run and numbers alone moved, only when they may be written."""
@@ -278,8 +287,7 @@ class Operator:
     async def _resync(self) -> None:
         """Look at every job now and then, whether anything was heard of it or not."""
         while True:
-            for job in self.caches.jobs:
-                self._add_job(job)
+            self._add_all_jobs()
             for pod in self.caches.pods:
                 # Its job may be gone, and then nothing else leads to it.
                 if pod["metadata"].get("deletionTimestamp") and pod["metadata"].get("finalizers"):
@@ -294,8 +302,7 @@ class Operator:
                 if self._certificate.refresh():
                     LOG.info("certificate reloaded")
                     self._render = self._render_settings()
-                    for job in self.caches.jobs:
-                        self._add_job(job)
+                    self._add_all_jobs()
             await asyncio.sleep(UPKEEP_SECONDS)
 
     async def _publish(self) -> None:

@@ -131,7 +131,7 @@ class Reconciler:
         self._inbox.set_orders(job.uid, decision.orders)
         done = await self._actor.act(body, decision, memory)
         self._schedule(key, job.uid, decision, again=done.again)
-        newest = self._caches.jobs.get(key[1], key[2])
+        newest = self._caches.jobs.get(key[1], key[2]) if done.writes else body
         if newest is not None:
             self._metrics.count_recoveries(newest)
         return "written" if done.writes else "done"

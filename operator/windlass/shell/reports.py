@@ -113,6 +113,11 @@ class ReportServer:
                     "hint: send the newest 20 checkpoints only",
                 )
             )
+        except ConnectionError:
+            # The sender went away in the middle; nobody reads this answer, and it will report again.
+            response = refuse(
+                Refusal(HTTPStatus.BAD_REQUEST, "Cut", "body: ended early. hint: send it again")
+            )
         except (ApiError, Unreachable) as error:
             LOG.warning("token review failed", problem=str(error)[:200])
             response = refuse(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,12 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
+from bench.operator import line
 from bench.operator.load import ALL_JOBS, Api, each
 from contract.operator.harness import SERVICE, SYSTEM
 from windlass.api.contract import MemberReport, Report, RunIdentity
-from windlass.api.meta import REPORT_AUDIENCE, REPORT_PATH, Phase
+from windlass.api.meta import REPORT_AUDIENCE, Phase
 from windlass.api.status import CheckpointRecord, Progress
 from windlass.core.pace import REPORT_SECONDS
 
@@ -138,37 +136,32 @@ class Line:
         self.ports = ports
         self.refused: list[str] = []
         self.routine = 0
-        self._context = ssl.create_default_context(cafile=str(authority))
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._context = line.context(authority)
+        self._connections: dict[str, line.Connection] = {}
 
     async def __aenter__(self) -> Line:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for each_one in self._sessions.values():
-            await each_one.close()
+        for connection in self._connections.values():
+            connection.close()
 
-    def _session(self, leader: Leader) -> aiohttp.ClientSession:
-        """The leader's own; a pool for all would have fewer connections than there are leaders."""
-        if leader.pod_uid not in self._sessions:
-            connector = aiohttp.TCPConnector(ssl=self._context, limit=1)
-            timeout = aiohttp.ClientTimeout(total=30)
-            self._sessions[leader.pod_uid] = aiohttp.ClientSession(connector=connector, timeout=timeout)
-        return self._sessions[leader.pod_uid]
+    def _connection(self, leader: Leader) -> line.Connection:
+        """The leader's own."""
+        if leader.pod_uid not in self._connections:
+            self._connections[leader.pod_uid] = line.Connection(self.ports[0], HOST, self._context)
+        return self._connections[leader.pod_uid]
 
     async def send(self, leader: Leader, body: bytes) -> float:
         """One report; a refusal is noted. Seconds that the operator asks to wait before the next."""
-        url = f"https://127.0.0.1:{self.ports[0]}{REPORT_PATH}"
-        headers = {"Authorization": f"Bearer {leader.token}", "Content-Type": "application/json"}
         try:
-            async with self._session(leader).post(
-                url, data=body, headers=headers, server_hostname=HOST
-            ) as answer:
-                if answer.status == 200:
-                    return float((await answer.json()).get("retryAfterSeconds", 0.0))
-                self.refused.append(f"{leader.job}: {answer.status} {(await answer.text())[:200]}")
-        except (aiohttp.ClientError, TimeoutError) as error:
+            answer = await self._connection(leader).post(leader.token, body)
+        except line.TROUBLE as error:
             self.refused.append(f"{leader.job}: {type(error).__name__}")
+            return 0.0
+        if answer.status == 200:
+            return answer.retry_after_seconds
+        self.refused.append(f"{leader.job}: {answer.status} {answer.body[:200]!r}")
         return 0.0
 
     async def all_train(self, leaders: list[Leader]) -> None:

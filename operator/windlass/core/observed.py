@@ -51,10 +51,13 @@ class Job:
     stored_status: Wire = field(default_factory=dict)
 
     @classmethod
-    def from_wire(cls, body: Wire) -> Job:
-        """Read a FineTuneJob as the API server returns it. A spec that does not parse is kept as an error."""
+    def from_wire(cls, body: Wire, known: FineTuneJobSpec | None = None) -> Job:
+        """Read a FineTuneJob as the API server returns it. A spec that does not parse is kept as an error.
+
+        `known` is what its spec was read as before; the caller has checked that it has not changed since.
+        """
         metadata = body["metadata"]
-        spec, error = parse_spec(body)
+        spec, error = (known, None) if known is not None else parse_spec(body)
         stored = body.get("status") or {}
         return cls(
             namespace=metadata["namespace"],

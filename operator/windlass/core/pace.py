@@ -14,16 +14,16 @@ from typing import Final
 REPORTS_PER_SECOND: Final = 100.0
 REPORT_SECONDS: Final = 2.0
 """Agents report so often unless asked for less."""
-LONGEST_REPORT_SECONDS: Final = 8.0
+LONGEST_REPORT_SECONDS: Final = 10.0
 UNHEARD_SECONDS: Final = 15.0
 """An agent whose leader reports every 2 s counts as unheard after so long."""
 WRITES_PER_SECOND: Final = 20.0
 PROGRESS_SECONDS: Final = 5.0
 LONGEST_PROGRESS_SECONDS: Final = 50.0
 """Reached at 1,000 runs."""
-BUSY_PROGRESS: Final = 2.0
-"""So many times longer while more runs are due than are worked on: what moves numbers waits for what decides."""
-OLDEST_PROGRESS: Final = timedelta(seconds=BUSY_PROGRESS * LONGEST_PROGRESS_SECONDS)
+WHILE_BUSY: Final = 2.0
+"""So many times longer while many runs are due: what no decision needs waits for what one does."""
+OLDEST_PROGRESS: Final = timedelta(seconds=WHILE_BUSY * LONGEST_PROGRESS_SECONDS)
 """The status of a run that trains is never older than that while an operator is there."""
 STANDING_SECONDS: Final = 30.0
 ANNOUNCEMENTS_PER_SECOND: Final = 5.0
@@ -42,14 +42,17 @@ def unheard_after(runs: int) -> timedelta:
 
 
 def progress_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
-    """How often the progress of one run is written while steps are taken; `busy` says that others wait for more.
+    """How often the progress of one run is written while steps are taken; `busy` says that many runs are due."""
+    wanted = max(PROGRESS_SECONDS, share(runs, uid) / WRITES_PER_SECOND)
+    return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS)) * (WHILE_BUSY if busy else 1.0)
 
-    Where there are many, runs differ by up to a quarter: a new operator hears of all of them within seconds, and they
-    would be due together ever after.
+
+def share(runs: int, uid: str) -> float:
+    """The number of runs, for one of them up to a quarter more or less.
+
+    A new operator hears of all within seconds: what is counted by this alone would be due together ever after.
     """
-    spread = 0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000
-    wanted = max(PROGRESS_SECONDS, spread * runs / WRITES_PER_SECOND)
-    return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS)) * (BUSY_PROGRESS if busy else 1.0)
+    return runs * (0.75 + 0.5 * (zlib.crc32(uid.encode()) % 1000) / 1000)
 
 
 def standing_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
@@ -57,9 +60,10 @@ def standing_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
     return max(timedelta(seconds=STANDING_SECONDS), progress_interval(runs, uid, busy=busy))
 
 
-def announcement_interval(runs: int) -> timedelta:
+def announcement_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
     """How often a run's new checkpoints are told beside its status: by an event, and by annotations on its pod.
 
-    Each is a write that no decision needs: a minute up to 300 runs, 200 s with 1,000.
+    Each is a write that no decision needs: a minute up to 300 runs, some 200 s with 1,000.
     """
-    return timedelta(seconds=max(ANNOUNCEMENT_SECONDS, runs / ANNOUNCEMENTS_PER_SECOND))
+    wanted = max(ANNOUNCEMENT_SECONDS, share(runs, uid) / ANNOUNCEMENTS_PER_SECOND)
+    return timedelta(seconds=wanted) * (WHILE_BUSY if busy else 1.0)

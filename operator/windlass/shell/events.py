@@ -94,7 +94,8 @@ class Recorder:
             LOG.warning("event not recorded", reason=str(event.reason), problem=str(error)[:300])
 
     def _is_due(self, key: tuple[str, Reason], at: float) -> bool:
-        if at - self._routine.get(key, float("-inf")) < announcement_interval(self._runs()).total_seconds():
+        interval = announcement_interval(self._runs(), key[0]).total_seconds()
+        if at - self._routine.get(key, float("-inf")) < interval:
             return False
         self._routine.pop(key, None)
         self._routine[key] = at

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import LABEL_RUN
 from windlass.core import names, queues
 from windlass.core.decision import Delete, Manifest
@@ -74,8 +75,18 @@ class Memory:
     starting: bool = False
     proven: tuple[str, float] | None = None
     """The job's resourceVersion that our own status write left behind, and when it did."""
+    spec: tuple[int, FineTuneJobSpec] | None = None
+    """The job's spec as it was read last, with its generation. Ended jobs are seldom read and not remembered."""
     views: dict[str, tuple[str, PodView]] = field(default_factory=dict)
     """Pods as they were read last, by UID, with their resourceVersion: most rounds find all but one unchanged."""
+
+    def job(self, body: Json) -> Job:
+        """The job; its spec is read once for each generation."""
+        generation = body["metadata"].get("generation", 1)
+        known = self.spec[1] if self.spec is not None and self.spec[0] == generation else None
+        job = Job.from_wire(body, known)
+        self.spec = None if job.spec is None or has_ended(body) else (generation, job.spec)
+        return job
 
     def pods(self, bodies: Iterable[Json]) -> list[PodView]:
         """Views of the pods that a run has now; those of others are forgotten."""

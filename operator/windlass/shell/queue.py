@@ -11,8 +11,9 @@ import asyncio
 import heapq
 import itertools
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -91,7 +92,8 @@ class KeyedQueue(Generic[Key]):
         self._later: list[tuple[float, int, Key]] = []
         self._later_at: dict[Key, float] = {}
         self._order = itertools.count()
-        self._changed = asyncio.Event()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._alarm: tuple[float, asyncio.TimerHandle] | None = None
         self._calm = asyncio.Event()
         self._calm.set()
         self._closed = False
@@ -114,7 +116,7 @@ class KeyedQueue(Generic[Key]):
         (self._first if urgent else self._ready)[key] = None
         self._look_busy()
         self._observer.added()
-        self._changed.set()
+        self._wake()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Make a key due after `seconds`. Of several such wishes for a key the earliest counts."""
@@ -126,7 +128,8 @@ class KeyedQueue(Generic[Key]):
             return
         self._later_at[key] = at
         heapq.heappush(self._later, (at, next(self._order), key))
-        self._changed.set()
+        if self._waiting:
+            self._set_alarm()
 
     def retry(self, key: Key) -> float:
         """Put a key back after an error, later each time; return the seconds until it is due."""
@@ -173,13 +176,7 @@ class KeyedQueue(Generic[Key]):
             key = self.take()
             if key is not None:
                 return key
-            self._changed.clear()
-            pause = self.seconds_until_next()
-            try:
-                async with asyncio.timeout(pause):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            await self._wait()
 
     def done(self, key: Key) -> None:
         """The worker is done with the key; it comes again if it was added meanwhile."""
@@ -192,8 +189,56 @@ class KeyedQueue(Generic[Key]):
     def close(self) -> None:
         """Wake all waiting workers with Closed and refuse further keys."""
         self._closed = True
-        self._changed.set()
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._alarm is not None:
+            self._alarm[1].cancel()
         self._calm.set()
+
+    # --- waiting ------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        """Until this worker is woken, which each key does to one of those that wait."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        self._set_alarm()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                # It was this one's turn, and it goes: the key is the next one's.
+                self._wake()
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+
+    def _wake(self) -> None:
+        """Wake the worker that has waited for longest. One that is awake already looks for itself."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _set_alarm(self) -> None:
+        """Be called when the first delayed key is due."""
+        if not self._later or self._closed:
+            return
+        at = self._later[0][0]
+        if self._alarm is not None:
+            if self._alarm[0] <= at:
+                return
+            self._alarm[1].cancel()
+        pause = max(0.0, at - self._clock())
+        self._alarm = at, asyncio.get_running_loop().call_later(pause, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._promote()
+        if self._waiting:
+            self._set_alarm()
 
     def _promote(self) -> None:
         now = self._clock()

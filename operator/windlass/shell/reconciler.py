@@ -125,8 +125,8 @@ class Reconciler:
             await self._release_former(key, present=body["metadata"]["uid"])
             if not self._observer.has_formers(key, body["metadata"]["uid"]):
                 self._followers.discard(key)
-        job = Job.from_wire(body)
-        memory = self._observer.memory(job.uid)
+        memory = self._observer.memory(body["metadata"]["uid"])
+        job = memory.job(body)
         decision = self._decide(job, await self._observer.observe(job))
         self._inbox.set_orders(job.uid, decision.orders)
         done = await self._actor.act(body, decision, memory)

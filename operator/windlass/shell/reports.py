@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from windlass.api import meta
 from windlass.api.contract import Report
-from windlass.core.observed import PodView
+from windlass.core.observed import controller_uid, label_number
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Unreachable
 from windlass.shell.identity import Caller, Reviewer
@@ -34,6 +34,7 @@ RATE_PER_SECOND: Final = 5.0
 BURST: Final = 20.0
 REMEMBERED: Final = 8192
 RETRY_SECONDS: Final = 1
+PLACE: Final = (meta.LABEL_INDEX, meta.LABEL_TICKET, meta.LABEL_ATTEMPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +170,20 @@ class ReportServer:
         body = self._pods.get(caller.namespace, caller.pod)
         if body is None or body["metadata"]["uid"] != caller.pod_uid:
             raise not_yet("the pod is not known yet")
-        pod = PodView.from_wire(body)
-        if pod.owner_uid != report.run.uid:
+        if controller_uid(body) != report.run.uid:
             raise forbidden("pod: is not controlled by the run")
-        if (report.ticket, report.attempt) != (pod.ticket, pod.attempt):
+        labels = body["metadata"].get("labels") or {}
+        index, ticket, attempt = (label_number(labels, name) for name in PLACE)
+        if (report.ticket, report.attempt) != (ticket, attempt):
             raise forbidden("ticket, attempt: are not those of the pod")
-        if not is_member(job, pod):
+        if not is_member(job, index, ticket):
             raise forbidden("pod: is not a member of the run's present gang")
 
 
-def is_member(job: dict[str, Any], pod: PodView) -> bool:
-    """Whether the run's status lists the pod's index and ticket."""
+def is_member(job: dict[str, Any], index: int, ticket: int) -> bool:
+    """Whether the run's status lists a pod's index and ticket."""
     members = ((job.get("status") or {}).get("gang") or {}).get("members") or []
-    return any((one.get("index"), one.get("ticket")) == (pod.index, pod.ticket) for one in members)
+    return any((one.get("index"), one.get("ticket")) == (index, ticket) for one in members)
 
 
 def forbidden(message: str) -> Refusal:

@@ -124,14 +124,14 @@ def test_the_wait_is_never_longer_than_two_intervals(seconds: int) -> None:
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(0, 1000))
 def test_any_rhythm_of_saves_costs_at_most_two_patches_in_an_interval(gaps: list[int], runs: int) -> None:
     """Play a run second by second as the operator would, with every wake-up it could have."""
-    interval = announcement_interval(runs)
+    interval = announcement_interval(runs, "any")
     commits, second = [], 0
     for gap in gaps:
         second += gap
         commits.append(second)
     shown: tuple[str, str] | None = None
     writes: list[int] = []
-    for now in range(second + 300):
+    for now in range(second + 600):
         ledger = [saved(index + 1, one) for index, one in enumerate(commits) if one <= now]
         wanted = notice(ledger)
         if wanted is not None and wanted != shown and wait_seconds(shown, at(now), interval) == 0:

@@ -12,6 +12,7 @@ from windlass.core.cost import WATCHED
 from windlass.core.pace import (
     LONGEST_PROGRESS_SECONDS,
     LONGEST_REPORT_SECONDS,
+    OLDEST_PROGRESS,
     REPORT_SECONDS,
     REPORTS_PER_SECOND,
     WRITES_PER_SECOND,
@@ -37,8 +38,8 @@ MIDDLE = "5681"
         (200, 0.0, 10.0, 30.0),
         (300, 3.0, 15.0, 30.0),
         (600, 6.0, 30.0, 30.0),
-        (1000, 8.0, 50.0, 50.0),
-        (4000, 8.0, 50.0, 50.0),
+        (1000, 10.0, 50.0, 50.0),
+        (4000, 10.0, 50.0, 50.0),
     ],
 )
 def test_paces(runs: int, report: float, progress: float, standing: float) -> None:
@@ -77,7 +78,7 @@ def test_few_runs_do_not_differ_and_many_are_not_due_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "seconds"), [(0, 15.0), (200, 15.0), (300, 16.0), (600, 19.0), (5000, 21.0)]
+    ("runs", "seconds"), [(0, 15.0), (200, 15.0), (300, 16.0), (600, 19.0), (5000, 23.0)]
 )
 def test_when_a_leader_counts_as_silent(runs: int, seconds: float) -> None:
     assert unheard_after(runs) == timedelta(seconds=seconds)
@@ -98,8 +99,26 @@ def test_one_report_may_time_out_before_a_leader_counts_as_silent(runs: int) -> 
     ("runs", "seconds"), [(0, 60), (1, 60), (300, 60), (301, 60.2), (1000, 200), (5000, 1000)]
 )
 def test_how_often_a_checkpoint_is_told_beside_the_status(runs: int, seconds: float) -> None:
-    assert announcement_interval(runs) == timedelta(seconds=seconds)
+    assert announcement_interval(runs, MIDDLE) == timedelta(seconds=seconds)
+    assert announcement_interval(runs, MIDDLE, busy=True) == timedelta(seconds=2 * seconds)
 
 
-def test_costs_know_an_operator_that_writes_seldom_from_one_that_was_away() -> None:
-    assert WATCHED.total_seconds() > LONGEST_PROGRESS_SECONDS + LONGEST_REPORT_SECONDS
+def test_announcements_of_many_are_not_due_together() -> None:
+    found = [announcement_interval(1000, f"run-{number}").total_seconds() for number in range(200)]
+    assert len(set(found)) > 150 and 150 <= min(found) < 160 and 240 < max(found) <= 250
+    assert {announcement_interval(200, f"run-{number}") for number in range(50)} == {timedelta(seconds=60)}
+
+
+@given(st.integers(0, 100_000), st.text(max_size=40), st.booleans())
+def test_costs_know_an_operator_that_writes_seldom_from_one_that_was_away(
+    runs: int, uid: str, busy: bool
+) -> None:
+    longest = standing_interval(runs, uid, busy=busy)
+    assert longest <= OLDEST_PROGRESS
+    assert longest + timedelta(seconds=LONGEST_REPORT_SECONDS) < WATCHED
+
+
+@given(st.integers(0, 100_000), st.text(max_size=40))
+def test_a_busy_operator_writes_numbers_half_as_often(runs: int, uid: str) -> None:
+    assert progress_interval(runs, uid, busy=True) == 2 * progress_interval(runs, uid)
+    assert standing_interval(runs, uid, busy=True) >= standing_interval(runs, uid)

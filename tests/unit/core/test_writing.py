@@ -78,6 +78,26 @@ def test_what_is_written_at_once(name: str, fields: dict[str, Any], at_once: boo
         assert 0 < decision.requeue_after_seconds <= STANDING_INTERVAL.total_seconds()
 
 
+# Of what is written at once, what only repeats the leader: no round follows to look at it again.
+ONLY_TOLD = {"a checkpoint", "a checkpoint less", "its run id", "spooled metrics"}
+
+
+@pytest.mark.parametrize(("name", "fields", "at_once"), AT_ONCE, ids=[row[0] for row in AT_ONCE])
+def test_which_writes_only_tell(name: str, fields: dict[str, Any], at_once: bool) -> None:
+    job = training()
+    decision = heard(job, 1, **fields)
+    assert decision.only_tells is (name in ONLY_TOLD), name
+    assert at_once or not decision.only_tells
+    late = heard(job, 31, **fields)
+    assert late.status is not None
+    assert late.only_tells is (name in ONLY_TOLD or not at_once), name
+
+
+def test_a_first_status_and_one_with_another_condition_do_more_than_tell() -> None:
+    assert not judge(a_job()).only_tells
+    assert not judge(training(), pods=PODS[:1], report=a_report(progress=progress(40))).only_tells
+
+
 def test_spooled_metrics_alone_are_no_reason_to_write() -> None:
     job = training()
     job = job.after(heard(job, 1, tracking=TrackingStatus(run_id="r1", spooled=1)))
@@ -131,6 +151,19 @@ def test_news_is_written_at_once_however_many_run(name: str, fields: dict[str, A
     report = a_report(**({"sent_at": now, "progress": progress(40)} | fields))
     decision = judge(training(), now=now, pods=PODS, report=report, runs_heard=4000)
     assert (decision.status is not None) is at_once, name
+
+
+@pytest.mark.parametrize("step", [40, 41], ids=["standing", "moving"])
+def test_while_others_wait_numbers_are_written_half_as_often(step: int) -> None:
+    uid = training().build().uid
+    usual = progress_interval(600, uid) if step == 41 else standing_interval(600, uid)
+    longer = max(2 * progress_interval(600, uid), usual)
+    for busy, pace in ((False, usual), (True, longer)):
+        for late in (-0.5, 0.01):
+            now = NOW + pace + timedelta(seconds=late)
+            report = a_report(sent_at=now, progress=progress(step))
+            decision = judge(training(), now=now, pods=PODS, report=report, runs_heard=600, busy=busy)
+            assert (decision.status is not None) is (late > 0), (busy, late)
 
 
 def test_clock_that_was_ahead_holds_writes_back_for_half_a_minute_at_most() -> None:

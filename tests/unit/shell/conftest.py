@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -33,6 +34,13 @@ class Hand:
 
     def clock(self) -> Clock:
         return Clock(monotonic=self.monotonic, now=self.now, sleep=self.sleep)
+
+
+async def until(look: Callable[[], Any]) -> None:
+    """Let the loop run until something is true."""
+    async with asyncio.timeout(10):
+        while not look():  # noqa: ASYNC110 - conditions of several kinds
+            await asyncio.sleep(0.005)
 
 
 def slow_lists(client: Client, hand: Hand, took: float, *ends: BaseException | None) -> list[float]:

@@ -61,6 +61,7 @@ class FakeApi:
         self.clients: list[Client] = []
         self._runner: web.AppRunner | None = None
         self._uid = 0
+        self._specs: dict[str, Any] = {}
 
     async def start(self) -> FakeApi:
         application = web.Application()
@@ -97,13 +98,18 @@ class FakeApi:
     # --- state --------------------------------------------------------------------------------
 
     def put(self, plural: str, body: Json) -> Json:
-        """Store an object as the server would on create."""
+        """Store an object as the server would: another spec is another generation."""
         metadata = body.setdefault("metadata", {})
         self._uid += 1
         metadata.setdefault("uid", f"uid-{self._uid}")
         metadata.setdefault("creationTimestamp", "2026-11-23T12:00:00Z")
         metadata.setdefault("generation", 1)
         key = (plural, metadata.get("namespace", ""), metadata["name"])
+        # Tests change what they got in place, so that the stored one is no witness.
+        spec = copy.deepcopy(body.get("spec"))
+        if self._specs.get(metadata["uid"], spec) != spec:
+            metadata["generation"] += 1
+        self._specs[metadata["uid"]] = spec
         return self._store(key, body, "MODIFIED" if key in self.objects else "ADDED")
 
     def _store(self, key: tuple[str, str, str], body: Json, kind: str) -> Json:

@@ -107,6 +107,21 @@ async def test_new_tickets_are_the_only_write_of_their_round_but_for_the_event(
     assert [path.rsplit("/", 1)[1] for _, path in api.writes()] == ["status", "events"]
 
 
+@pytest.mark.parametrize("only_tells", [True, False])
+async def test_a_status_that_only_tells_is_no_reason_for_another_round(
+    api: FakeApi, life: Life, only_tells: bool
+) -> None:
+    world(api)
+    job = job_of(api, life)
+    told: list[str] = []
+    life.caches.jobs.changed = lambda body: told.append(body["metadata"]["name"])
+    decision = Decision(status={"incarnation": 1}, only_tells=only_tells)
+    done = await actor(life).act(job, decision, Memory())
+    assert (done.writes, done.again) == (1, False)
+    assert (life.caches.jobs.get("team", "ft") or {})["status"] == {"incarnation": 1}
+    assert told == ([] if only_tells else ["ft"])
+
+
 async def test_unchanged_status_is_not_written(api: FakeApi, life: Life) -> None:
     body = world(api)
     body["status"] = {"incarnation": 1}

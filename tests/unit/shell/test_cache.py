@@ -72,6 +72,27 @@ def test_changes_are_told_once() -> None:
     assert told[3:] == ["10", "11"], "elsewhere each version is told"
 
 
+def test_what_is_kept_quiet_is_known_and_not_told() -> None:
+    cache, told = Cache(), []
+    cache.changed = lambda item: told.append(item["metadata"]["resourceVersion"])
+    assert cache.upsert(body(1), quiet=True) and told == []
+    assert cache.get("team", "a") == body(1) and cache.newest == 1
+    assert cache.upsert(body(1)) and told == [], "the echo of a quiet write is no news either"
+    assert cache.upsert(body(2)) and told == ["2"]
+    assert not cache.upsert(body(1), quiet=True)
+
+
+def test_names_are_those_of_all_objects_packed_or_not() -> None:
+    cache = Cache(packs=lambda item: item["metadata"]["name"] == "b")
+    assert cache.names() == []
+    for name in ("a", "b"):
+        cache.upsert(body(1, name=name))
+    names = cache.names()
+    cache.drop(body(2, name="a"))
+    assert names == [("team", "a"), ("team", "b")], "a list of its own"
+    assert cache.names() == [("team", "b")]
+
+
 def test_a_version_that_differs_in_nothing_that_is_kept_is_no_change() -> None:
     cache, told = Cache(packs=lambda item: "packed" in item, only_content=True), []
     cache.changed = lambda item: told.append(item["metadata"]["resourceVersion"])

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import ssl
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -17,18 +16,16 @@ import pytest
 import yaml
 
 from contract.operator.harness import write_serving_pair
-from unit.shell.conftest import Hand, slow_lists
+from unit.shell.conftest import Hand, slow_lists, until
 from unit.shell.fakeapi import FakeApi, Fault
 from windlass.shell import credentials as creds
 from windlass.shell import permissions
 from windlass.shell.cache import Cache, slim_pod
 from windlass.shell.clock import Clock
-from windlass.shell.credentials import Credentials, CredentialsError, from_kubeconfig
+from windlass.shell.credentials import CredentialsError, from_kubeconfig
 from windlass.shell.endpoint import PORT_NAME, endpoint_slice, publish
 from windlass.shell.errors import Unreachable
-from windlass.shell.handlers import Intake
 from windlass.shell.health import WATCH_LIMIT_SECONDS, Health, LoopLag, limit, serve
-from windlass.shell.kopf_loop import connection, operator_settings
 from windlass.shell.lease import end_process
 from windlass.shell.main import wait
 from windlass.shell.metrics import Metrics
@@ -39,13 +36,6 @@ from windlass.shell.settings import Settings
 from windlass.shell.tls import ServingCertificate
 
 SETTINGS = Settings("windlass-system", "operator-1", "uid-1", "10.0.0.7", "workload:1")
-
-
-async def until(look: Callable[[], Any]) -> None:
-    """Let the loop run until something is true."""
-    async with asyncio.timeout(10):
-        while not look():  # noqa: ASYNC110 - conditions of several kinds
-            await asyncio.sleep(0.005)
 
 
 def pod(name: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
@@ -364,51 +354,6 @@ def test_in_a_pod_the_token_file_is_read_again(tmp_path: Path, monkeypatch: pyte
     assert (made.bearer(), made.bearer(fresh=True)) == ("one", "two")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
     assert creds.in_cluster(tmp_path) is None
-
-
-# --- kopf -----------------------------------------------------------------------------------------
-
-
-async def test_what_kopf_saw_reaches_the_cache_from_its_thread() -> None:
-    jobs = Cache()
-    intake = Intake(asyncio.get_running_loop(), jobs)
-    body = {
-        "metadata": {
-            "name": "ft",
-            "namespace": "team",
-            "uid": "u",
-            "resourceVersion": "3",
-            "managedFields": [1],
-        }
-    }
-    threading.Thread(target=intake.take, args=(None, body)).start()
-    await until(lambda: len(jobs) == 1)
-    assert "managedFields" not in (jobs.get("team", "ft") or {})["metadata"]
-    gone = {"metadata": body["metadata"] | {"resourceVersion": "4"}}
-    threading.Thread(target=intake.take, args=("DELETED", gone)).start()
-    await until(lambda: len(jobs) == 0)
-
-
-def test_a_closed_main_loop_does_not_break_kopfs_thread() -> None:
-    loop = asyncio.new_event_loop()
-    loop.close()
-    Intake(loop, Cache()).take("ADDED", {"metadata": {"name": "ft", "namespace": "team"}})
-
-
-def test_kopf_is_told_to_watch_only() -> None:
-    settings = operator_settings()
-    assert settings.scanning.disabled
-    assert not settings.posting.enabled
-    assert settings.peering.standalone
-    assert settings.queueing.worker_limit is None
-    assert settings.persistence.finalizer == "kopf.windlass.dev/unused"
-
-
-def test_kopf_logs_in_with_our_token_for_some_minutes(hand: Hand) -> None:
-    made = connection(Credentials(server="https://api", token="t", ca_pem="CA"))
-    assert (made.server, made.token, made.scheme, made.ca_data) == ("https://api", "t", "Bearer", b"CA")
-    assert made.expiration is not None
-    assert not made.trust_env
 
 
 # --- rights and kinds -----------------------------------------------------------------------------

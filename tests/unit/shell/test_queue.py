@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections import Counter
+from contextlib import suppress
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unit.shell.conftest import Hand
+from unit.shell.conftest import Hand, until
 from windlass.shell.queue import BUSY_KEYS, FAIR_SHARE, LONGEST_BACK_OFF_SECONDS, Closed, KeyedQueue
 
 
@@ -140,6 +144,104 @@ async def test_get_wakes_for_an_earlier_wish(hand: Hand) -> None:
     hand.at += 1800
     queue.add("now")
     assert await waiting in ("early", "now")
+
+
+async def test_a_key_wakes_one_worker_and_the_one_that_waited_longest(hand: Hand) -> None:
+    queue = make(hand)
+    woken: list[int] = []
+
+    async def worker(number: int) -> str:
+        key = await queue.get()
+        woken.append(number)
+        return key
+
+    workers = []
+    for number in range(4):
+        workers.append(asyncio.create_task(worker(number)))
+        await asyncio.sleep(0)
+    takes = queue._takes
+    queue.add("a")
+    queue.add("b")
+    assert [await workers[0], await workers[1]] == ["a", "b"]
+    assert woken == [0, 1] and queue._takes == takes + 2, "nobody else has looked"
+    queue.close()
+    for one in workers[2:]:
+        with pytest.raises(Closed):
+            await one
+
+
+async def test_a_worker_that_is_cancelled_as_it_wakes_passes_its_turn_on(hand: Hand) -> None:
+    queue = make(hand)
+    first, second = (asyncio.create_task(queue.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    queue.add("a")
+    first.cancel()
+    async with asyncio.timeout(5):
+        assert await second == "a"
+    assert first.cancelled()
+
+
+async def test_a_worker_that_is_cancelled_leaves_no_trace(hand: Hand) -> None:
+    queue = make(hand)
+    first, second = (asyncio.create_task(queue.get()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    queue.add("a")
+    async with asyncio.timeout(5):
+        assert await second == "a"
+    assert not queue._waiting
+
+
+async def test_a_delayed_key_wakes_a_worker_when_it_is_due() -> None:
+    queue: KeyedQueue[str] = KeyedQueue(time.monotonic)
+    began = time.monotonic()
+    queue.add_after("much later", 3600)
+    waiting = [asyncio.create_task(queue.get()) for _ in range(2)]
+    await asyncio.sleep(0)
+    queue.add_after("b", 0.06)
+    queue.add_after("a", 0.03)
+    async with asyncio.timeout(5):
+        assert await asyncio.gather(*waiting) == ["a", "b"]
+    assert time.monotonic() - began >= 0.06
+    assert queue.seconds_until_next() is not None
+    queue.close()
+    assert queue._alarm is None or queue._alarm[1].cancelled()
+
+
+async def test_keys_that_are_due_together_are_worked_on_together() -> None:
+    queue: KeyedQueue[int] = KeyedQueue(time.monotonic)
+    workers = [asyncio.create_task(queue.get()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for number in range(5):
+        queue.add_after(number, 0.02)
+    async with asyncio.timeout(5):
+        assert sorted(await asyncio.gather(*workers)) == list(range(5))
+
+
+async def test_many_workers_and_random_keys_lose_none() -> None:
+    queue: KeyedQueue[int] = KeyedQueue(time.monotonic)
+    chance, done = random.Random(7), Counter[int]()
+
+    async def worker() -> None:
+        with suppress(Closed):
+            while True:
+                key = await queue.get()
+                await asyncio.sleep(chance.choice((0, 0, 0.001)))
+                done[key] += 1
+                queue.done(key)
+
+    workers = [asyncio.create_task(worker()) for _ in range(8)]
+    for number in range(300):
+        if chance.random() < 0.5:
+            queue.add(number, urgent=chance.random() < 0.5)
+        else:
+            queue.add_after(number, chance.random() / 20)
+        await asyncio.sleep(0)
+    await until(lambda: len(done) == 300)
+    queue.close()
+    await asyncio.gather(*workers, return_exceptions=True)
+    assert set(done) == set(range(300))
 
 
 @settings(max_examples=200, deadline=None)

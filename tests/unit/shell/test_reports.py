@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -11,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from unit.shell.conftest import Hand
+from unit.shell.conftest import Hand, until
 from unit.shell.fakeapi import FakeApi, Fault
 from windlass.api.contract import Orders, Report
 from windlass.shell.health import serve
@@ -273,7 +274,22 @@ async def test_a_review_that_fails_is_tried_again_later(rig: Rig) -> None:
     assert (await rig.post())[0] == 200
 
 
-async def test_a_token_is_reviewed_once_a_minute(rig: Rig) -> None:
+async def test_a_sender_that_goes_away_in_the_middle_is_no_error(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+    head = "POST /v1/reports HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer t1\r\nContent-Length: 900\r\n\r\n{"
+    writer.write(head.encode())
+    await writer.drain()
+    await until(lambda: rig.api.requests)
+    writer.transport.abort()
+    await until(lambda: rig.codes)
+    assert rig.codes == [HTTPStatus.BAD_REQUEST]
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
+    assert (await rig.post())[0] == HTTPStatus.OK
+
+
+async def test_a_token_is_reviewed_once_in_five_minutes(rig: Rig) -> None:
     for number in range(1, 4):
         await rig.post(report(sequence=number))
     assert len(rig.api.requests) == 1

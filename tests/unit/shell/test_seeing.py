@@ -55,6 +55,44 @@ def digest_of(seen: Observed, kind: str) -> str | None:
     return next(item.digest for item in seen.objects if item.kind == kind)
 
 
+# --- the job ---------------------------------------------------------------------------------------
+
+
+async def test_a_spec_is_read_once_for_each_generation(api: FakeApi, life: Life) -> None:
+    world(api)
+    life.load()
+    body = copy.deepcopy(life.caches.jobs.get("team", "ft")) or {}
+    memory = Memory()
+    first = memory.job(body)
+    body["status"] = {"incarnation": 3}
+    again = memory.job(body)
+    assert again == Job.from_wire(body) and again.status.incarnation == 3
+    assert again.spec is first.spec
+    body["metadata"]["generation"] += 1
+    body["spec"]["suspend"] = True
+    changed = memory.job(body)
+    assert changed.spec is not None and changed.spec.suspend and changed == Job.from_wire(body)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"spec": {"model": 1}}, {"status": {"finishedAt": "2026-11-23T12:00:00Z"}}],
+    ids=["broken", "ended"],
+)
+async def test_a_spec_that_is_broken_or_of_an_ended_job_is_not_remembered(
+    api: FakeApi, life: Life, change: dict[str, Any]
+) -> None:
+    world(api)
+    life.load()
+    body = copy.deepcopy(life.caches.jobs.get("team", "ft")) or {}
+    memory = Memory()
+    memory.job(body)
+    body |= change
+    body["metadata"]["generation"] += "spec" in change
+    assert memory.job(body) == Job.from_wire(body)
+    assert memory.spec is None
+
+
 # --- drift -----------------------------------------------------------------------------------------
 
 EDITS: list[tuple[str, str, Any, bool]] = [

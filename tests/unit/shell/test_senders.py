@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from unit.shell.conftest import Hand
 from windlass.api.contract import Orders, Report
-from windlass.core.observed import PodView
 from windlass.shell.identity import (
     ACCEPTED_SECONDS,
     REFUSED_SECONDS,
@@ -396,6 +395,5 @@ def test_a_refusal_says_whether_to_come_again(retry: bool, headers: dict[str, st
     ],
 )
 def test_who_is_a_member(status: dict[str, Any], member: bool) -> None:
-    pod = PodView(name="ft-0-1", uid="u", index=0, ticket=1, attempt=1)
-    assert is_member({"status": status}, pod) is member
-    assert is_member({"status": None}, pod) is False
+    assert is_member({"status": status}, 0, 1) is member
+    assert is_member({"status": None}, 0, 1) is False

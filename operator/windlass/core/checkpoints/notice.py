@@ -25,7 +25,8 @@ def notices(facts: Facts, outcome: Outcome) -> tuple[tuple[Annotate, ...], float
     wanted = notice(outcome.status.checkpoints)
     if wanted is None or wanted == leader.noticed:
         return (), None
-    wait = wait_seconds(leader.noticed, facts.now, announcement_interval(facts.seen.runs_heard))
+    interval = announcement_interval(facts.seen.runs_heard, facts.job.uid, busy=facts.seen.busy)
+    wait = wait_seconds(leader.noticed, facts.now, interval)
     if wait > 0:
         return (), wait
     pairs = tuple(zip(CHECKPOINT_ANNOTATIONS, wanted, strict=True))

@@ -18,16 +18,14 @@ from windlass.api.quantities import parse
 from windlass.api.status import Cost, GoodputSeconds, HeldPod
 from windlass.api.training import DECIMAL
 from windlass.core.observed import PodView
-from windlass.core.pace import OLDEST_PROGRESS
 
 CPU: Final = "cpu"
 MEMORY: Final = "memoryGiB"
 GIB: Final = Decimal(1024**3)
 HOUR: Final = Decimal(3600)
 SHOWN: Final = Decimal("0.000001")
-WATCHED: Final = OLDEST_PROGRESS + timedelta(seconds=25)
-"""A pod that is gone was held until now if it was there this recently; else the operator was away, and what it
-measured last counts."""
+TAKEOVER: Final = timedelta(seconds=75)
+"""What an operator before this one measured so lately counts as watched: one took over from the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +45,14 @@ class Moment:
     seconds: GoodputSeconds
     left: tuple[float, float] | None = None
     """Seconds until the last step, from and to; None while they are not known, and at the end."""
+    watched_since: datetime | None = None
+    """Since when this operator sees what there is; None counts as always."""
+
+    def is_watched(self, measured_at: datetime) -> bool:
+        """Whether an operator has been there since: a pod that is gone was held until now then, as far as is known."""
+        if self.watched_since is None or measured_at >= self.watched_since:
+            return True
+        return self.now - measured_at <= TAKEOVER
 
 
 def charge(prices: PriceList | None, before: Cost | None, moment: Moment) -> Cost | None:
@@ -67,7 +73,7 @@ def charge(prices: PriceList | None, before: Cost | None, moment: Moment) -> Cos
         if each.uid in present:
             open_pods.append(_measure(each, present[each.uid], moment.now))
             continue
-        gone = _close(each, before.measured_at, moment.now)
+        gone = _close(each, before.measured_at, moment)
         settled += worth(gone)
         held_seconds += gone.seconds
     total = settled + sum((worth(each) for each in open_pods), Decimal(0))
@@ -157,10 +163,9 @@ def _measure(held: HeldPod, pod: PodView, now: datetime) -> HeldPod:
     return held.model_copy(update={"seconds": seconds, "ended": ended})
 
 
-def _close(held: HeldPod, measured_at: datetime | None, now: datetime) -> HeldPod:
-    """A pod that is not there any more."""
-    if held.ended or measured_at is None or now - measured_at > WATCHED:
+def _close(held: HeldPod, measured_at: datetime | None, moment: Moment) -> HeldPod:
+    """A pod that is not there any more. Where nobody watched, what was measured last counts."""
+    if held.ended or measured_at is None or not moment.is_watched(measured_at):
         return held
-    return held.model_copy(
-        update={"seconds": max((now - held.since).total_seconds(), held.seconds), "ended": True}
-    )
+    seconds = (moment.now - held.since).total_seconds()
+    return held.model_copy(update={"seconds": max(seconds, held.seconds), "ended": True})

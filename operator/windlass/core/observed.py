@@ -345,7 +345,7 @@ class Observed:
     listening_since: datetime | None = None
     # How many runs are heard now, this one among them: reports and writes of progress are paced by it (see `pace`).
     runs_heard: int = 0
-    # Whether more runs are due than are worked on, so that what can wait should.
+    # Whether so many runs are due or worked on that what can wait should.
     busy: bool = False
     # The objects besides pods as this attempt should have them, if the shell has them at hand.
     rendered: tuple[Mapping[str, Any], ...] | None = None

@@ -24,7 +24,7 @@ LONGEST_PROGRESS_SECONDS: Final = 50.0
 WHILE_BUSY: Final = 2.0
 """So many times longer while many runs are due: what no decision needs waits for what one does."""
 OLDEST_PROGRESS: Final = timedelta(seconds=WHILE_BUSY * LONGEST_PROGRESS_SECONDS)
-"""The status of a run that trains is never older than that while an operator is there."""
+"""Progress is due for writing after so long at the latest; the report that brings it may be as old as reports get."""
 STANDING_SECONDS: Final = 30.0
 ANNOUNCEMENTS_PER_SECOND: Final = 5.0
 ANNOUNCEMENT_SECONDS: Final = 60.0
@@ -43,11 +43,11 @@ def unheard_after(runs: int) -> timedelta:
 
 def progress_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
     """How often the progress of one run is written while steps are taken; `busy` says that many runs are due."""
-    wanted = max(PROGRESS_SECONDS, share(runs, uid) / WRITES_PER_SECOND)
+    wanted = max(PROGRESS_SECONDS, runs_for(runs, uid) / WRITES_PER_SECOND)
     return timedelta(seconds=min(wanted, LONGEST_PROGRESS_SECONDS)) * (WHILE_BUSY if busy else 1.0)
 
 
-def share(runs: int, uid: str) -> float:
+def runs_for(runs: int, uid: str) -> float:
     """The number of runs, for one of them up to a quarter more or less.
 
     A new operator hears of all within seconds: what is counted by this alone would be due together ever after.
@@ -63,7 +63,8 @@ def standing_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
 def announcement_interval(runs: int, uid: str, *, busy: bool = False) -> timedelta:
     """How often a run's new checkpoints are told beside its status: by an event, and by annotations on its pod.
 
-    Each is a write that no decision needs: a minute up to 300 runs, some 200 s with 1,000.
+    Each is a write that no decision needs: a minute up to 240 runs, some 200 s with 1,000. Events have a line of their
+    own that waits while the operator is busy; annotations are asked for with `busy`.
     """
-    wanted = max(ANNOUNCEMENT_SECONDS, share(runs, uid) / ANNOUNCEMENTS_PER_SECOND)
+    wanted = max(ANNOUNCEMENT_SECONDS, runs_for(runs, uid) / ANNOUNCEMENTS_PER_SECOND)
     return timedelta(seconds=wanted) * (WHILE_BUSY if busy else 1.0)

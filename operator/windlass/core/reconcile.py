@@ -52,6 +52,10 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     if not outcome.quiet:
         written, held_seconds = status_to_write(facts, outcome.status)
     status = written.to_wire() if written is not None else None
+    told = status is not None and only_tells(facts.job.stored_status, status)
+    if status is not None and not told:
+        # Copies of models are not validated: what we could not read again must not be stored.
+        FineTuneJobStatus.model_validate(status)
     annotates, notice_seconds = notices(facts, outcome)
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
@@ -71,14 +75,15 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
         orders=outcome.orders,
         confirm_absent=outcome.confirm_absent if status is not None else (),
         annotates=annotates,
-        only_tells=status is not None and only_tells(facts.job.stored_status, status),
+        only_tells=told,
     )
 
 
 def only_tells(stored: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
     """Whether two statuses in wire form are alike but for what leaders tell and what is counted from it.
 
-    Judges take all of that from the report itself, so that another look right after the write would find nothing.
+    No judge may decide by what is stored of that where a report says the same: another look right after the write
+    would find nothing, and is not made (tests/unit/core/test_only_told.py).
     """
     names = {*stored, *status} - TOLD
     return all(stored.get(name) == status.get(name) for name in names)
@@ -122,7 +127,11 @@ def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
     """The status with its seconds and its money as of this write."""
     account_of_seconds = goodput(facts, status)
     moment = Moment(
-        now=facts.now, pods=facts.pods, seconds=account_of_seconds.seconds, left=seconds_left(status)
+        now=facts.now,
+        pods=facts.pods,
+        seconds=account_of_seconds.seconds,
+        left=seconds_left(status),
+        watched_since=facts.seen.listening_since,
     )
     cost = charge(facts.settings.prices, facts.job.status.cost, moment)
     return status.model_copy(update={"goodput": account_of_seconds, "cost": cost})

@@ -38,7 +38,7 @@ class Caller:
 
 
 class Reviewer:
-    """Asks the API server whose token it is, at most once in five minutes for each that is good."""
+    """Asks the API server whose token it is, every four to five minutes for each that is good."""
 
     def __init__(self, client: Client, clock: Clock) -> None:
         self._client = client
@@ -55,12 +55,16 @@ class Reviewer:
         async with self._slots:
             answer = await self._client.ask(TOKEN_REVIEWS, review(token))
         caller = read(answer.get("status") or {})
-        lifetime = ACCEPTED_SECONDS if caller is not None else REFUSED_SECONDS
         self._known.pop(digest, None)
-        self._known[digest] = (self._clock() + lifetime, caller)
+        self._known[digest] = (self._clock() + lifetime(digest, accepted=caller is not None), caller)
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return caller
+
+
+def lifetime(digest: str, *, accepted: bool) -> float:
+    """Seconds for which an answer counts, up to a fifth less for some: a new leader asks about all within seconds."""
+    return ACCEPTED_SECONDS * (1.0 - 0.2 * int(digest[:4], 16) / 0xFFFF) if accepted else REFUSED_SECONDS
 
 
 def review(token: str) -> dict[str, Any]:

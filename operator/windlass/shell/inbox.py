@@ -15,9 +15,9 @@ from windlass.api.contract import Orders, Report
 from windlass.core.pace import report_seconds
 from windlass.shell.clock import utc_now
 
-HEARD: Final = timedelta(seconds=20)
+HEARD: Final = timedelta(seconds=25)
 COUNTED: Final = timedelta(seconds=5)
-"""A run counts as heard for so long, and runs are counted so often."""
+"""A run counts as heard for so long, which outlasts one report that times out, and runs are counted so often."""
 
 
 class Inbox:

@@ -199,7 +199,7 @@ class KeyedQueue(Generic[Key]):
     # --- waiting ------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Until this worker is woken, which each key does to one of those that wait."""
+        """Until this worker is woken. Each key that becomes due wakes one of those that wait."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._set_alarm()

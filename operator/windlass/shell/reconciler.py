@@ -127,10 +127,12 @@ class Reconciler:
                 self._followers.discard(key)
         memory = self._observer.memory(body["metadata"]["uid"])
         job = memory.job(body)
-        decision = self._decide(job, await self._observer.observe(job))
+        seen = await self._observer.observe(job)
+        decided_at = self._clock()
+        decision = self._decide(job, seen)
         self._inbox.set_orders(job.uid, decision.orders)
         done = await self._actor.act(body, decision, memory)
-        self._schedule(key, job.uid, decision, again=done.again)
+        self._schedule(key, job.uid, decision, again=done.again, late_seconds=self._clock() - decided_at)
         newest = self._caches.jobs.get(key[1], key[2]) if done.writes else body
         if newest is not None:
             self._metrics.count_recoveries(newest)
@@ -143,12 +145,14 @@ class Reconciler:
             await self._actor.release(key[1], delete)
         return "written" if deletes else "gone"
 
-    def _schedule(self, key: Key, uid: str, decision: Decision, *, again: bool) -> None:
+    def _schedule(self, key: Key, uid: str, decision: Decision, *, again: bool, late_seconds: float) -> None:
         if again:
             # What was just begun is finished before the next is begun: what it proved is still fresh.
             self._queue.add(key, urgent=True)
         if decision.requeue_after_seconds is not None:
-            self._queue.add_after(key, max(decision.requeue_after_seconds, SOONEST_SECONDS))
+            # Counted from the decision: its writes may have taken long, and no round need follow them.
+            wait = decision.requeue_after_seconds - late_seconds
+            self._queue.add_after(key, max(wait, SOONEST_SECONDS))
         if self._observer.must_look_again(uid):
             self._queue.add_after(key, WARNING_SECONDS)
 

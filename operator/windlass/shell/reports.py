@@ -114,11 +114,6 @@ class ReportServer:
                     "hint: send the newest 20 checkpoints only",
                 )
             )
-        except ConnectionError:
-            # The sender went away in the middle; nobody reads this answer, and it will report again.
-            response = refuse(
-                Refusal(HTTPStatus.BAD_REQUEST, "Cut", "body: ended early. hint: send it again")
-            )
         except (ApiError, Unreachable) as error:
             LOG.warning("token review failed", problem=str(error)[:200])
             response = refuse(
@@ -154,7 +149,7 @@ class ReportServer:
             raise Refusal(
                 HTTPStatus.TOO_MANY_REQUESTS, "TooMany", "too many reports from this pod", retry=True
             )
-        report = parse(await request.read())
+        report = parse(await whole_body(request))
         self.check(caller, report)
         return self._inbox.put(report).to_wire()
 
@@ -206,6 +201,14 @@ def bearer(request: web.Request) -> str:
             "authorization: is missing or malformed; allowed: Bearer <token>. hint: send the projected token",
         )
     return token.strip()
+
+
+async def whole_body(request: web.Request) -> bytes:
+    """The body; a refusal when its sender goes away before its end, whom nothing answers and who reports again."""
+    try:
+        return await request.read()
+    except OSError:
+        raise Refusal(HTTPStatus.REQUEST_TIMEOUT, "Cut", "body: ended early. hint: send it again") from None
 
 
 def parse(body: bytes) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,10 @@ from windlass.core.pace import REPORT_SECONDS
 Json = dict[str, Any]
 HOST = f"{SERVICE}.{SYSTEM}.svc"
 SAVE_STEPS = 10
+RENEWED = 4
+"""One leader in so many gets a new token in the minute that is measured, for the operator to have it reviewed: as many
+as would otherwise come up for review in a minute, of tokens that count for some five."""
+RENEWAL_SECONDS = 50.0
 
 
 @dataclass
@@ -43,6 +47,8 @@ class Leader:
     incarnation: int = 1
     sequence: int = 0
     step: int = 0
+    # What the kubelet writes into the pod later; empty where it does not within the time measured.
+    next_token: str = ""
     # Steps since the last checkpoint.
     moved: int = 0
     saves: list[CheckpointRecord] = field(default_factory=list)
@@ -85,14 +91,15 @@ class Leader:
         return report.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
-async def find(api: Api, names: Iterable[str]) -> list[Leader]:
+async def find(api: Api, names: Sequence[str]) -> list[Leader]:
     """The leaders of some jobs, each with a token of its pod."""
     jobs = await api.send("GET", ALL_JOBS)
     known = {item["metadata"]["name"]: item for item in jobs["items"]}
-    return await each(names, lambda name: _leader(api, known[name]), at_once=16)
+    renewed = set(names[::RENEWED])
+    return await each(names, lambda name: _leader(api, known[name], renewed=name in renewed), at_once=16)
 
 
-async def _leader(api: Api, job: Json) -> Leader:
+async def _leader(api: Api, job: Json, *, renewed: bool) -> Leader:
     name, gang = job["metadata"]["name"], job["status"]["gang"]
     namespace = job["metadata"]["namespace"]
     members = [
@@ -110,6 +117,7 @@ async def _leader(api: Api, job: Json) -> Leader:
         uid=job["metadata"]["uid"],
         pod=leader.pod,
         token=await token(api, namespace, leader),
+        next_token=await token(api, namespace, leader) if renewed else "",
         members=members,
         attempt=gang["attempt"],
         ticket=gang["members"][0]["ticket"],
@@ -174,11 +182,15 @@ class Line:
         """What every leader sends besides news: its numbers, as often as an agent would. Until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number, leader in enumerate(leaders):
-                group.create_task(self._steady(leader, REPORT_SECONDS * number / len(leaders)))
+                share = number / len(leaders)
+                group.create_task(self._steady(leader, REPORT_SECONDS * share, RENEWAL_SECONDS * share))
 
-    async def _steady(self, leader: Leader, offset: float) -> None:
+    async def _steady(self, leader: Leader, offset: float, renewal: float) -> None:
         await asyncio.sleep(offset)
+        began = time.monotonic()
         while True:
+            if leader.next_token and time.monotonic() - began >= renewal:
+                leader.token, leader.next_token = leader.next_token, ""
             leader.moved = min(leader.moved + 1, SAVE_STEPS - 1)
             asked = await self.send(leader, leader.report())
             self.routine += 1

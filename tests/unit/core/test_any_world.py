@@ -178,21 +178,6 @@ def no_credential_and_no_environment_reaches_the_status(world: World, decision: 
     assert "BEGIN CERTIFICATE" not in text and "token" not in text.lower()
 
 
-def a_write_that_only_tells_leaves_nothing_for_a_round_right_after_it(
-    world: World, decision: Decision
-) -> None:
-    """The shell makes none then: whatever it would have found must be in this decision already."""
-    if not decision.only_tells:
-        return
-    after = world.after(decision).decided()
-    assert after.status is None
-    for part in ("applies", "creates", "deletes", "annotates", "orders"):
-        assert getattr(after, part) == getattr(decision, part), part
-    if after.requeue_after_seconds is not None:
-        assert decision.requeue_after_seconds is not None
-        assert decision.requeue_after_seconds <= after.requeue_after_seconds + 1e-6
-
-
 CHECKS = (
     same_answer_again,
     what_is_written_can_be_stored_and_read_again,
@@ -205,7 +190,6 @@ CHECKS = (
     events_are_few_short_and_come_with_a_write,
     every_second_of_a_status_is_accounted_for,
     no_credential_and_no_environment_reaches_the_status,
-    a_write_that_only_tells_leaves_nothing_for_a_round_right_after_it,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
 
@@ -110,9 +110,25 @@ def test_a_pod_that_vanished_under_the_operators_eyes_is_charged_to_the_end() ->
     assert (gone.total, gone.held, gone.settled_seconds) == ("2.592", [], 1800)
 
 
-def test_a_pod_that_vanished_while_nobody_looked_is_charged_as_far_as_it_was_measured() -> None:
-    gone = charged(charged(None, 1800, [pod("a", 0)]), 9000, [])
-    assert gone.total == "2.592"
+@pytest.mark.parametrize(
+    ("since", "until", "total"),
+    [
+        (None, 9000, "12.96"),
+        (at(1800), 9000, "12.96"),
+        (at(600), 9000, "12.96"),
+        (at(1801), 9000, "2.592"),
+        (at(8999), 9000, "2.592"),
+        (at(1870), 1875, "2.7"),
+        (at(1870), 1876, "2.592"),
+    ],
+    ids=["unknown", "just", "long", "later", "only now", "taken over", "taken over late"],
+)
+def test_a_pod_that_went_while_nobody_watched_is_charged_as_far_as_it_was_measured(
+    since: datetime | None, until: float, total: str
+) -> None:
+    before = charged(None, 1800, [pod("a", 0)])
+    gone = charge(PRICES, before, Moment(at(until), (), NOTHING, watched_since=since))
+    assert gone is not None and gone.total == total
 
 
 def test_a_late_stamp_corrects_what_was_measured() -> None:

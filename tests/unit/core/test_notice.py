@@ -121,10 +121,17 @@ def test_the_wait_is_never_longer_than_two_intervals(seconds: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=40), st.integers(0, 1000))
-def test_any_rhythm_of_saves_costs_at_most_two_patches_in_an_interval(gaps: list[int], runs: int) -> None:
-    """Play a run second by second as the operator would, with every wake-up it could have."""
+@given(
+    st.lists(st.integers(1, 90), min_size=1, max_size=40),
+    st.integers(0, 1000),
+    st.lists(st.booleans(), min_size=1, max_size=50),
+)
+def test_any_rhythm_of_saves_costs_at_most_two_patches_in_an_interval(
+    gaps: list[int], runs: int, busy: list[bool]
+) -> None:
+    """Play a run second by second as the operator would, with every wake-up it could have, busy now and then."""
     interval = announcement_interval(runs, "any")
+    busy_interval = announcement_interval(runs, "any", busy=True)
     commits, second = [], 0
     for gap in gaps:
         second += gap
@@ -134,7 +141,8 @@ def test_any_rhythm_of_saves_costs_at_most_two_patches_in_an_interval(gaps: list
     for now in range(second + 600):
         ledger = [saved(index + 1, one) for index, one in enumerate(commits) if one <= now]
         wanted = notice(ledger)
-        if wanted is not None and wanted != shown and wait_seconds(shown, at(now), interval) == 0:
+        pause = busy_interval if busy[now % len(busy)] and now <= second else interval
+        if wanted is not None and wanted != shown and wait_seconds(shown, at(now), pause) == 0:
             shown = wanted
             writes.append(now)
     assert shown == notice([saved(len(commits), commits[-1])])

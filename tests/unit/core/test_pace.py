@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.core.cost import WATCHED
 from windlass.core.pace import (
     LONGEST_PROGRESS_SECONDS,
     LONGEST_REPORT_SECONDS,
@@ -22,6 +21,7 @@ from windlass.core.pace import (
     standing_interval,
     unheard_after,
 )
+from windlass.shell.inbox import HEARD
 from windlass_workloads.agent.delivery import TIMEOUT_SECONDS
 from windlass_workloads.agent.reports import pause_after
 
@@ -110,12 +110,15 @@ def test_announcements_of_many_are_not_due_together() -> None:
 
 
 @given(st.integers(0, 100_000), st.text(max_size=40), st.booleans())
-def test_costs_know_an_operator_that_writes_seldom_from_one_that_was_away(
-    runs: int, uid: str, busy: bool
-) -> None:
-    longest = standing_interval(runs, uid, busy=busy)
-    assert longest <= OLDEST_PROGRESS
-    assert longest + timedelta(seconds=LONGEST_REPORT_SECONDS) < WATCHED
+def test_progress_is_due_after_so_long_at_the_latest(runs: int, uid: str, busy: bool) -> None:
+    assert (
+        progress_interval(runs, uid, busy=busy) <= standing_interval(runs, uid, busy=busy) <= OLDEST_PROGRESS
+    )
+
+
+def test_a_run_counts_as_heard_longer_than_one_lost_report_takes() -> None:
+    lost = LONGEST_REPORT_SECONDS + TIMEOUT_SECONDS + pause_after(1, REPORT_SECONDS)
+    assert lost + 3.0 < HEARD.total_seconds()
 
 
 @given(st.integers(0, 100_000), st.text(max_size=40))

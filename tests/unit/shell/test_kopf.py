@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import threading
+import time
 from typing import Any
 
 import kopf
@@ -71,8 +72,9 @@ def test_kopf_logs_in_with_our_token_for_some_minutes(hand: Hand) -> None:
     assert not made.trust_env
 
 
-async def test_no_more_than_so_many_jobs_are_on_their_way() -> None:
+async def test_no_more_than_so_many_jobs_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread waits, instead of filling memory with what the main loop has not taken."""
+    monkeypatch.setattr(handlers, "PATIENCE_SECONDS", 60.0)
     jobs = Cache()
     intake = Intake(asyncio.get_running_loop(), jobs)
     handed: list[int] = []
@@ -84,8 +86,11 @@ async def test_no_more_than_so_many_jobs_are_on_their_way() -> None:
 
     thread = threading.Thread(target=see)
     thread.start()
-    # The loop stands still meanwhile: nothing is taken from it.
-    thread.join(0.5)
+    # The loop stands still meanwhile: nothing is taken.
+    deadline = time.monotonic() + 30
+    while len(handed) < UNTAKEN and time.monotonic() < deadline:
+        thread.join(0.01)
+    thread.join(0.1)
     assert thread.is_alive() and len(handed) == UNTAKEN
     assert len(jobs) == 0
     await until(lambda: len(jobs) == UNTAKEN + 3)

@@ -221,27 +221,46 @@ async def test_keys_that_are_due_together_are_worked_on_together() -> None:
 
 async def test_many_workers_and_random_keys_lose_none() -> None:
     queue: KeyedQueue[int] = KeyedQueue(time.monotonic)
-    chance, done = random.Random(7), Counter[int]()
+    chance, done, asked = random.Random(7), Counter[int](), Counter[int]()
+    at_once: set[int] = set()
 
     async def worker() -> None:
         with suppress(Closed):
             while True:
                 key = await queue.get()
+                assert key not in at_once
+                at_once.add(key)
                 await asyncio.sleep(chance.choice((0, 0, 0.001)))
+                at_once.remove(key)
                 done[key] += 1
                 queue.done(key)
 
     workers = [asyncio.create_task(worker()) for _ in range(8)]
     for number in range(300):
+        asked[number] += 1
         if chance.random() < 0.5:
             queue.add(number, urgent=chance.random() < 0.5)
         else:
             queue.add_after(number, chance.random() / 20)
+        again = chance.randrange(number + 1)
+        asked[again] += 1
+        queue.add(again)
         await asyncio.sleep(0)
     await until(lambda: len(done) == 300)
     queue.close()
-    await asyncio.gather(*workers, return_exceptions=True)
-    assert set(done) == set(range(300))
+    await asyncio.gather(*workers)
+    assert all(1 <= done[number] <= asked[number] for number in range(300))
+
+
+async def test_a_delayed_key_of_a_busy_time_is_taken_by_whoever_is_free_then() -> None:
+    """Nobody waits while it is added, so that nothing is set to ring for it yet."""
+    queue: KeyedQueue[str] = KeyedQueue(time.monotonic)
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add_after("b", 0.02)
+    queue.done("a")
+    async with asyncio.timeout(5):
+        assert await queue.get() == "b"
 
 
 @settings(max_examples=200, deadline=None)

@@ -284,7 +284,7 @@ async def test_a_sender_that_goes_away_in_the_middle_is_no_error(
     await until(lambda: rig.api.requests)
     writer.transport.abort()
     await until(lambda: rig.codes)
-    assert rig.codes == [HTTPStatus.BAD_REQUEST]
+    assert rig.codes == [HTTPStatus.REQUEST_TIMEOUT]
     assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
     assert (await rig.post())[0] == HTTPStatus.OK
 

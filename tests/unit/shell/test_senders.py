@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Any
@@ -18,6 +19,7 @@ from windlass.shell.identity import (
     REMEMBERED,
     Caller,
     Reviewer,
+    lifetime,
     read,
     review,
 )
@@ -89,8 +91,18 @@ class Asked:
         return {"status": self.status}
 
 
+TOKEN_SECONDS = lifetime(hashlib.sha256(b"token").hexdigest(), accepted=True)
+
+
+def test_answers_of_many_tokens_do_not_end_together() -> None:
+    ends = [lifetime(hashlib.sha256(bytes([number])).hexdigest(), accepted=True) for number in range(200)]
+    assert min(ends) >= 0.8 * ACCEPTED_SECONDS and max(ends) <= ACCEPTED_SECONDS
+    assert len({int(end) for end in ends}) > 40
+    assert lifetime("ffff", accepted=False) == lifetime("0000", accepted=False) == REFUSED_SECONDS
+
+
 @pytest.mark.parametrize(
-    ("status", "seconds"), [(answered(), ACCEPTED_SECONDS), ({}, REFUSED_SECONDS)], ids=["known", "refused"]
+    ("status", "seconds"), [(answered(), TOKEN_SECONDS), ({}, REFUSED_SECONDS)], ids=["known", "refused"]
 )
 async def test_a_token_is_asked_about_once_in_a_while(
     hand: Hand, status: dict[str, Any], seconds: float
@@ -270,7 +282,7 @@ def test_a_leader_that_is_heard_again_after_a_silence_is_news() -> None:
     now = [datetime(2026, 11, 23, 12, 0, tzinfo=UTC)]
     inbox, heard = Inbox(lambda: now[0]), list[bool]()
     inbox.arrived = lambda _, routine: heard.append(routine)
-    for sequence, gap in ((1, 0.0), (2, 2.0), (3, 19.9), (4, 20.0), (5, 61.0), (6, 2.0)):
+    for sequence, gap in ((1, 0.0), (2, 2.0), (3, 24.9), (4, 25.0), (5, 61.0), (6, 2.0)):
         now[0] += timedelta(seconds=gap)
         inbox.put(report(sequence))
     assert heard == [False, True, True, False, False, True]

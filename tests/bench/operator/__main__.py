@@ -30,7 +30,7 @@ PLAYED = [
     "kubelets and nodes: kwok",
     "etcd does not sync to disk",
     "the scheduler, the controllers and kwok are administrators, without their default limits on requests",
-    "the API server and etcd collect garbage seldom (GOGC=1600, up to 9 GiB), as do others (GOGC=400)",
+    "the API server collects its garbage seldom (GOGC=400), as do the programs beside it",
 ]
 
 

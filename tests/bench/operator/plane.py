@@ -31,9 +31,6 @@ kwok begins all of its watches so: each ended at once and came again after a pau
 FEWER_COLLECTIONS = {"GOGC": "400"}
 """Programs let their memory grow to five times what they hold before they look for garbage, as one does where memory is
 there and processors are short. Bare client and operator use the same ones."""
-FEWEST_COLLECTIONS = {"GOGC": "1600", "GOMEMLIMIT": "9GiB"}
-"""The same for the API server and etcd. With 400 the server looked every half minute, and took half a core for five
-seconds each time, of two that everything shares here; a control plane of its own would have some to spare."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def alone(directory: Path) -> Iterator[Plane]:
         "--profiling=true",
         NO_WATCH_LISTS,
     ]
-    with running(directory, flags=flags, environment=FEWEST_COLLECTIONS) as api:
+    with running(directory, flags=flags, environment=FEWER_COLLECTIONS) as api:
         for crd in shipped_crds():
             install(api, crd)
         yield Plane(api, directory, Audit(log))

@@ -132,8 +132,8 @@ def differences(one: FineTuneJobStatus, other: FineTuneJobStatus) -> set[str]:
 def test_what_only_tells_is_named_alike_in_models_and_on_the_wire() -> None:
     """`to_wire(without=...)` takes names of fields, a stored status has those of the wire."""
     fields = FineTuneJobStatus.model_fields
-    assert MOVING == {"progress", "goodput", "cost"}
-    assert TOLD == {*MOVING, "checkpoints", "tracking"} and set(fields) >= TOLD
+    assert {"progress", "goodput", "cost"} == MOVING
+    assert {*MOVING, "checkpoints", "tracking"} == TOLD and set(fields) >= TOLD
     assert all(fields[name].alias == name for name in TOLD)
 
 

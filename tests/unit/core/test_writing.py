@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import Phase as Phase_
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from unit.core.builders import NOW, JobBuilder, a_checkpoint, a_job, a_pod, a_report, at, judge
+from unit.core.builders import (
+    NOW,
+    SETTINGS,
+    JobBuilder,
+    a_checkpoint,
+    a_job,
+    a_pod,
+    a_report,
+    at,
+    claims,
+    judge,
+)
 from windlass.api.contract import Report, Timeline
 from windlass.api.meta import FailureClass, Phase, Rung
 from windlass.api.status import (
@@ -21,9 +35,12 @@ from windlass.api.status import (
     RecoveryRecord,
     TrackingStatus,
 )
+from windlass.core.cost import PriceList
 from windlass.core.decision import Decision
+from windlass.core.facts import Outcome, gather
+from windlass.core.observed import Observed
 from windlass.core.pace import progress_interval, standing_interval
-from windlass.core.reconcile import weighty
+from windlass.core.reconcile import conclude, weighty
 
 PODS = (a_pod(0, 1), a_pod(1, 2))
 PROGRESS_INTERVAL, STANDING_INTERVAL = progress_interval(1, "any"), standing_interval(1, "any")
@@ -296,3 +313,28 @@ def test_a_minute_of_standing_still_makes_two_writes() -> None:
     for number in range(1, 31):
         diary.hear(NOW + timedelta(seconds=2 * number), 40)
     assert len(diary.writes) == 2
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer")
+def test_a_status_that_could_not_be_read_again_is_never_written() -> None:
+    """Copies of models are not validated, and a block that does not parse counts as absent in the next round."""
+    built = training().build()
+    facts = gather(built, Observed(pods=PODS, claims=claims()), NOW, SETTINGS)
+    broken = facts.status.model_copy(update={"incarnation": "many"})
+    with pytest.raises(ValidationError):
+        conclude(facts, Outcome(status=broken))
+
+
+def test_what_a_vanished_pod_cost_is_charged_by_who_watched() -> None:
+    """A pod went within the last quarter of an hour: this operator has been there, or begun to look after it."""
+    priced = replace(SETTINGS, prices=PriceList("EUR", {"cpu": Decimal(3600)}))
+    pods = tuple(replace(pod, requests=(("cpu", "1"),)) for pod in PODS)
+    job = training()
+    job = job.after(judge(job, settings=priced, pods=pods, report=a_report(incarnation=2)))
+    totals = []
+    for since in (NOW, NOW + timedelta(seconds=890)):
+        now = NOW + timedelta(seconds=900)
+        decision = judge(job, now=now, settings=priced, pods=pods[:1], listening_since=since)
+        assert decision.status is not None
+        totals.append(Decimal(decision.status["cost"]["total"]))
+    assert totals[0] - totals[1] == 900

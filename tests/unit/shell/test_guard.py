@@ -18,7 +18,7 @@ from windlass.shell.inbox import Inbox
 from windlass.shell.metrics import Metrics
 from windlass.shell.observe import WARNING_SECONDS, Caches, Memory
 from windlass.shell.queue import FIRST_BACK_OFF_SECONDS, KeyedQueue
-from windlass.shell.reconciler import STALE_SECONDS, Reconciler
+from windlass.shell.reconciler import SOONEST_SECONDS, STALE_SECONDS, Reconciler
 
 KEY = ("FineTuneJob", "team", "ft")
 OTHER = ("FineTuneJob", "team", "other")
@@ -38,6 +38,7 @@ class Rig:
         self.done = Done()
         self.failure: BaseException | None = None
         self.acted: list[Decision] = []
+        self.acting_seconds = 0.0
         observer = SimpleNamespace(
             caches=self.caches,
             inbox=self.inbox,
@@ -75,6 +76,7 @@ class Rig:
 
     async def act(self, _: Any, decision: Decision, __: Any) -> Done:
         self.acted.append(decision)
+        self.hand.at += self.acting_seconds
         return self.done
 
     def results(self) -> dict[str, float]:
@@ -117,6 +119,16 @@ async def test_a_round_that_fails_comes_again_after_its_pause(
     rig.failure = None
     await rig.reconciler.attempt(KEY)
     assert rig.results()["done"] == 1
+
+
+@pytest.mark.parametrize(("acting", "left"), [(0.0, 10.0), (4.0, 6.0), (60.0, SOONEST_SECONDS)])
+async def test_a_timer_counts_from_the_decision_however_long_its_writes_take(
+    rig: Rig, acting: float, left: float
+) -> None:
+    rig.acting_seconds = acting
+    rig.decision = Decision(requeue_after_seconds=10.0)
+    await rig.reconciler.attempt(KEY)
+    assert rig.queue.seconds_until_next() == pytest.approx(left)
 
 
 @pytest.mark.fault("F7")

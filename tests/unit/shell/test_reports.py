@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
@@ -19,7 +20,7 @@ from windlass.shell.health import serve
 from windlass.shell.identity import ACCEPTED_SECONDS, REFUSED_SECONDS, Caller, Reviewer, read
 from windlass.shell.inbox import Inbox
 from windlass.shell.observe import Caches
-from windlass.shell.reports import BODY_BYTES, BURST, ReportServer
+from windlass.shell.reports import BODY_BYTES, BURST, Refusal, ReportServer, whole_body
 
 RUN = {"kind": "FineTuneJob", "namespace": "team", "name": "ft", "uid": "run-1"}
 
@@ -287,6 +288,20 @@ async def test_a_sender_that_goes_away_in_the_middle_is_no_error(
     assert rig.codes == [HTTPStatus.REQUEST_TIMEOUT]
     assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
     assert (await rig.post())[0] == HTTPStatus.OK
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(113, "no route to host"), TimeoutError(), ssl.SSLError(1, "bad record"), ConnectionResetError()],
+)
+async def test_however_a_body_is_cut_off_its_sender_is_told_alike(error: OSError) -> None:
+    class Cut:
+        async def read(self) -> bytes:
+            raise error
+
+    with pytest.raises(Refusal) as found:
+        await whole_body(Cut())  # type: ignore[arg-type]
+    assert (found.value.status, found.value.reason) == (HTTPStatus.REQUEST_TIMEOUT, "Cut")
 
 
 async def test_a_token_is_reviewed_once_in_five_minutes(rig: Rig) -> None:

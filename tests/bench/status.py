@@ -34,6 +34,7 @@ NAMESPACE = "bench"
 NAME = "gang"
 SERVER = "kube-apiserver"
 WARM_UP = 20
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 def without_rules(schema: Any) -> Any:
@@ -83,11 +84,23 @@ async def apply(api: Api, path: str, job: Json, status: Json) -> Json:
     return await api.send("PATCH", path, body, query=query, media="apply-patch+yaml")
 
 
-async def put(api: Api, path: str, job: Json, status: Json) -> Json:
+async def put(api: Api, path: str, job: Json, status: Json, **more: Any) -> Json:
     """PUT of what the status belongs to and the status, at a version."""
     metadata = {name: job["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
     body = {"apiVersion": job["apiVersion"], "kind": job["kind"], "metadata": metadata, "status": status}
-    return await api.send("PUT", path, body, query={"fieldManager": STATUS_MANAGER})
+    query = {"fieldManager": STATUS_MANAGER, **more.pop("query", {})}
+    return await api.send("PUT", path, body, query=query, **more)
+
+
+async def put_unwarned(api: Api, path: str, job: Json, status: Json) -> Json:
+    """The same, without warnings of fields that the schema does not know."""
+    return await put(api, path, job, status, query={"fieldValidation": "Ignore"})
+
+
+async def put_briefly(api: Api, path: str, job: Json, status: Json) -> Json:
+    """The same, answered with the metadata alone."""
+    answer = await put(api, path, job, status, query={"fieldValidation": "Ignore"}, accept=METADATA_ONLY)
+    return answer | {"apiVersion": job["apiVersion"], "kind": job["kind"]}
 
 
 async def merge(api: Api, path: str, job: Json, status: Json) -> Json:
@@ -98,7 +111,7 @@ async def merge(api: Api, path: str, job: Json, status: Json) -> Json:
     )
 
 
-WAYS = {"apply": apply, "put": put, "merge": merge}
+WAYS = {"apply": apply, "put": put, "putUnwarned": put_unwarned, "putBriefly": put_briefly, "merge": merge}
 
 
 async def burst(api: Api, path: str, way: str, count: int) -> tuple[float, float]:

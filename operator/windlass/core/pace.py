@@ -23,8 +23,6 @@ LONGEST_PROGRESS_SECONDS: Final = 50.0
 """Reached at 1,000 runs."""
 WHILE_BUSY: Final = 2.0
 """So many times longer while many runs are due: what no decision needs waits for what one does."""
-OLDEST_PROGRESS: Final = timedelta(seconds=WHILE_BUSY * LONGEST_PROGRESS_SECONDS)
-"""Progress is due for writing after so long at the latest; the report that brings it may be as old as reports get."""
 STANDING_SECONDS: Final = 30.0
 ANNOUNCEMENTS_PER_SECOND: Final = 5.0
 ANNOUNCEMENT_SECONDS: Final = 60.0

@@ -81,6 +81,15 @@ def test_a_held_notice_comes_when_it_is_due() -> None:
     assert dict(due.annotates[0].annotations)[STEP] == "40"
 
 
+def test_a_notice_waits_twice_as_long_while_the_operator_is_busy() -> None:
+    pods = (replace(a_pod(0, 1), noticed=("20", "2026-11-23T12:00:30Z")), a_pod(1, 2))
+    job = a_job().on_attempt(1, 1, 2)
+    for seconds, busy, told_now in ((95, False, True), (95, True, False), (151, True, True)):
+        report = a_report(checkpoints=[saved(40, 50), saved(20, 30)], sent_at=at(seconds))
+        decision = judge(job, now=at(seconds), pods=pods, report=report, busy=busy)
+        assert bool(decision.annotates) is told_now, (seconds, busy)
+
+
 def test_a_checkpoint_that_turned_out_bad_is_taken_back() -> None:
     leader = replace(a_pod(0, 1), noticed=("40", "2026-11-23T12:00:50Z"))
     decision = told(saved(20, 30), leader=leader, now=at(120))

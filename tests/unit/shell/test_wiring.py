@@ -16,6 +16,7 @@ from contract.operator.harness import write_serving_pair
 from unit.shell.test_senders import report
 from windlass.api.meta import Reason
 from windlass.core.decision import Event
+from windlass.core.observed import Job
 from windlass.core.settings import HostRootMount
 from windlass.shell import health as probes
 from windlass.shell.clock import Clock
@@ -175,6 +176,16 @@ async def test_a_pod_that_is_gone_is_looked_at_now_even_while_another_comes_up(o
     assert keys(operator) == []
     operator.caches.pods.drop(a_pod("Running", version=4))
     assert keys(operator) == ["FineTuneJob/team/ft"]
+
+
+async def test_rounds_are_told_whether_many_jobs_are_due(operator: Operator) -> None:
+    body = job("one")
+    body["metadata"]["creationTimestamp"] = "2026-11-23T12:00:00Z"
+    one = Job.from_wire(body)
+    assert not (await operator.observer.observe(one)).busy
+    for number in range(BUSY_KEYS):
+        operator.queue.add(("FineTuneJob", "team", f"other-{number}"))
+    assert (await operator.observer.observe(one)).busy
 
 
 async def test_a_pod_of_nobody_wakes_nobody(operator: Operator) -> None:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
-from windlass.api.contract import Report
 from windlass.api.meta import LABEL_MANAGED_BY, MANAGED_BY, REPORT_PATH
-from windlass.core.pace import progress_interval
 from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell import health as probes
 from windlass.shell.act import Actor
-from windlass.shell.cache import Cache, name_of, slim_child, slim_claim, slim_node, slim_pod
+from windlass.shell.cache import slim_child, slim_claim, slim_node, slim_pod
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock, utc_now
 from windlass.shell.credentials import Credentials
@@ -45,18 +42,13 @@ from windlass.shell.reports import ReportServer
 from windlass.shell.resources import CLAIMS, FINE_TUNE_JOBS, NODES, PODS, of
 from windlass.shell.settings import Settings
 from windlass.shell.tls import ServingCertificate
+from windlass.shell.waking import Waker
 
 LOG = logger("operator")
 
 RESYNC_SECONDS: Final = 600.0
 UPKEEP_SECONDS: Final = 10.0
 FAREWELL_SECONDS: Final = 2.0
-GATHER_SECONDS: Final = 0.2
-"""How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
-BUSY_GATHER_SECONDS: Final = 5.0
-"""The same while many jobs are due: what only counts pods must not delay those that have none yet."""
-MANY_RUNS: Final = 50
-"""Up to so many, each report is a round: what it costs is nothing beside following closely."""
 OURS: Final = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 
 
@@ -71,6 +63,7 @@ class Operator:
         self.caches = Caches()
         self.inbox = Inbox()
         self.queue: KeyedQueue[Key] = KeyedQueue(clock.monotonic, observer=self.metrics)
+        self.waker = Waker(self.queue, self.caches, self.inbox)
         self.recorder = Recorder(
             self.client, instance=settings.pod_name, clock=clock, runs=self.inbox.runs_heard
         )
@@ -134,14 +127,8 @@ class Operator:
         return made
 
     def _connect(self) -> None:
-        """Let each cache say which job is to be looked at again."""
-        self.caches.jobs.changed = self._add_job
-        self.caches.pods.changed = self._add_owner_of_pod
-        for cache in self.caches.children.values():
-            cache.changed = partial(self._add_owner_of_object, cache)
-        self.caches.claims.changed = self._add_namespace
-        self.caches.nodes.cache.changed = self._add_tenants
-        self.inbox.arrived = self._add_sender
+        """Let caches wake jobs, and let numbers and probes be asked for."""
+        self.waker.connect()
         self.metrics.show_jobs(lambda: self.caches.jobs, lambda: self.elector.leading)
         for reflector in self.reflectors:
             self._health.alive.append(
@@ -160,58 +147,6 @@ class Operator:
     def _oldest_key(self) -> float:
         # Nobody takes keys on a standby.
         return self.queue.oldest_seconds() if self.elector.leading else 0.0
-
-    def _add_job(self, body: dict[str, Any]) -> None:
-        self.queue.add((FINE_TUNE_JOBS.kind, *name_of(body)))
-
-    def _add_all_jobs(self) -> None:
-        for name in self.caches.jobs.names():
-            self.queue.add((FINE_TUNE_JOBS.kind, *name))
-
-    def _add_sender(self, report: Report, routine: bool) -> None:
-        """Look at the run at once; where many run and numbers alone moved, only when they may be written."""
-        key = (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
-        runs = self.inbox.runs_heard()
-        if routine and runs > MANY_RUNS:
-            self.queue.add_after(key, progress_interval(runs, report.run.uid).total_seconds())
-        else:
-            self.queue.add(key, urgent=True)
-
-    def _add_owner(self, body: dict[str, Any], *, gather: bool = False) -> None:
-        """Look at the owner: at once and before others, or a little later together with what follows."""
-        metadata = body["metadata"]
-        for owner in metadata.get("ownerReferences") or ():
-            if owner.get("controller") and owner.get("kind") == FINE_TUNE_JOBS.kind:
-                key = (FINE_TUNE_JOBS.kind, metadata["namespace"], owner["name"])
-                if gather:
-                    pause = BUSY_GATHER_SECONDS if self.queue.is_busy else GATHER_SECONDS
-                    self.queue.add_after(key, pause)
-                else:
-                    self.queue.add(key, urgent=True)
-
-    def _add_owner_of_object(self, cache: Cache, body: dict[str, Any]) -> None:
-        """An object that goes is made anew at once; one that is there may be the answer to our own write."""
-        metadata = body["metadata"]
-        self._add_owner(body, gather=cache.get(metadata["namespace"], metadata["name"]) is not None)
-
-    def _add_owner_of_pod(self, body: dict[str, Any]) -> None:
-        """A pod that ends or goes is looked at now; those of a gang that come up are looked at together."""
-        metadata = body["metadata"]
-        present = self.caches.pods.get(metadata["namespace"], metadata["name"]) is not None
-        comes_up = (body.get("status") or {}).get("phase", "Pending") in ("Pending", "Running")
-        calm = present and comes_up and not metadata.get("deletionTimestamp")
-        self._add_owner(body, gather=calm)
-
-    def _add_tenants(self, node: dict[str, Any]) -> None:
-        """The runs that have pods on a node of which there is news."""
-        if self.caches.nodes.is_news(node):
-            for body in self.caches.nodes.pods_on(node["metadata"]["name"], self.caches.pods):
-                self._add_owner(body)
-
-    def _add_namespace(self, body: dict[str, Any]) -> None:
-        for job in self.caches.jobs.find(body["metadata"]["namespace"]):
-            if not (job.get("status") or {}).get("finishedAt"):
-                self._add_job(job)
 
     def _render_settings(self) -> RenderSettings:
         settings, certificate = self.settings, self._certificate
@@ -287,11 +222,7 @@ class Operator:
     async def _resync(self) -> None:
         """Look at every job now and then, whether anything was heard of it or not."""
         while True:
-            self._add_all_jobs()
-            for pod in self.caches.pods:
-                # Its job may be gone, and then nothing else leads to it.
-                if pod["metadata"].get("deletionTimestamp") and pod["metadata"].get("finalizers"):
-                    self._add_owner(pod)
+            self.waker.all_jobs()
             await asyncio.sleep(RESYNC_SECONDS)
 
     async def _upkeep(self) -> None:
@@ -302,7 +233,7 @@ class Operator:
                 if self._certificate.refresh():
                     LOG.info("certificate reloaded")
                     self._render = self._render_settings()
-                    self._add_all_jobs()
+                    self.waker.all_jobs()
             await asyncio.sleep(UPKEEP_SECONDS)
 
     async def _publish(self) -> None:

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from contract.operator.harness import write_serving_pair
 from unit.shell.test_senders import report
-from windlass.api.meta import Reason
+from windlass.api.meta import LABEL_ATTEMPT, Reason
 from windlass.core.decision import Event
 from windlass.core.observed import Job
 from windlass.core.settings import HostRootMount
@@ -23,9 +23,10 @@ from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
 from windlass.shell.health import Health, LoopLag, answer, limit
 from windlass.shell.metrics import Metrics, add
-from windlass.shell.operator import BUSY_GATHER_SECONDS, GATHER_SECONDS, MANY_RUNS, OURS, Operator
+from windlass.shell.operator import OURS, Operator
 from windlass.shell.queue import BUSY_KEYS
 from windlass.shell.settings import Settings
+from windlass.shell.waking import BUSY_GATHER_SECONDS, GATHER_SECONDS, MANY_RUNS
 
 SETTINGS = Settings("windlass-system", "operator-1", "uid-1", "10.0.0.7", "workload:1")
 
@@ -176,6 +177,65 @@ async def test_a_pod_that_is_gone_is_looked_at_now_even_while_another_comes_up(o
     assert keys(operator) == []
     operator.caches.pods.drop(a_pod("Running", version=4))
     assert keys(operator) == ["FineTuneJob/team/ft"]
+
+
+def place(index: int, *, attempt: int, leaving: bool = True, version: int = 3) -> dict[str, Any]:
+    """A pod of one attempt of job `ft`, on its way out."""
+    body = a_pod("Running", version=version, leaving=leaving)
+    body["metadata"]["name"] = f"ft-{index}-{attempt}"
+    body["metadata"]["labels"] = {LABEL_ATTEMPT: str(attempt)}
+    return body
+
+
+@pytest.mark.parametrize(
+    ("attempt", "gone"),
+    [
+        pytest.param(1, [None, None, "now"], id="an attempt that is over goes: its last pod counts"),
+        pytest.param(2, ["now", "now", "now"], id="pods of the present attempt count one by one"),
+    ],
+)
+async def test_pods_that_go_together_are_looked_at_when_the_last_is_gone(
+    operator: Operator, attempt: int, gone: list[str | None]
+) -> None:
+    operator.caches.jobs.upsert(job(gang={"attempt": 2}) | {"metadata": {**job()["metadata"], "uid": "u"}})
+    for index in range(3):
+        operator.caches.pods.upsert(place(index, attempt=attempt))
+    operator.caches.pods.upsert(place(7, attempt=2, leaving=False))
+    keys(operator)
+    found = []
+    for index in range(3):
+        operator.caches.pods.drop(place(index, attempt=attempt, version=10 + index))
+        found.append("now" if keys(operator) else None)
+        assert wait(operator) is not None, "if nothing follows it is looked at all the same"
+    assert found == gone
+
+
+@pytest.mark.parametrize("owner", ["gone", "another of its name", "at the same attempt", "never had a gang"])
+async def test_a_pod_whose_attempt_is_not_known_to_be_over_never_waits(
+    operator: Operator, owner: str
+) -> None:
+    uid = "v" if owner == "another of its name" else "u"
+    status = {} if owner == "never had a gang" else {"gang": {"attempt": 1}}
+    if owner != "gone":
+        operator.caches.jobs.upsert(job(**status) | {"metadata": {**job()["metadata"], "uid": uid}})
+    for index in range(2):
+        operator.caches.pods.upsert(place(index, attempt=1))
+    keys(operator)
+    operator.caches.pods.drop(place(0, attempt=1, version=9))
+    assert keys(operator) == ["FineTuneJob/team/ft"]
+
+
+async def test_all_jobs_are_looked_at_and_what_a_job_that_is_gone_has_left(operator: Operator) -> None:
+    operator.caches.jobs.upsert(job("a"))
+    operator.caches.jobs.upsert(job("b", finishedAt="2026-11-25T12:00:00Z"))
+    for name, finalizers in (("held", ["kueue.x-k8s.io/managed"]), ("free", [])):
+        body = a_pod("Running", leaving=True)
+        body["metadata"] |= {"name": f"{name}-0-1", "uid": name, "finalizers": finalizers}
+        body["metadata"]["ownerReferences"][0] |= {"name": name, "uid": f"job-{name}"}
+        operator.caches.pods.upsert(body)
+    assert len(keys(operator)) == 4
+    operator.waker.all_jobs()
+    assert keys(operator) == [f"FineTuneJob/team/{name}" for name in ("a", "b", "held")]
 
 
 async def test_rounds_are_told_whether_many_jobs_are_due(operator: Operator) -> None:

@@ -18,6 +18,8 @@ from workloads.agent import support
 IN_FLIGHT_STEPS = EVERY
 """A save must be committed before the next one begins."""
 SLACK_SECONDS = 0.06
+LEADER_DIES = ("leader-killed",)
+"""Faults after which nobody is there to agree on a save with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def broken(gang: Gang, before: Before, kinds: list[Kind], facts: list[dict[str, 
         *budgets(gang, before, kinds),
     ]
     for each in facts:
-        found += leaving(each)
+        found += leaving(each, without_leader=any(kind.name in LEADER_DIES for kind in kinds))
         if each.get("zombie") is False:
             found.append("P3: the old leader did not end as fenced")
         if each.get("stepsMeanwhile", 1) < 1:
@@ -179,10 +181,12 @@ def budgets(gang: Gang, before: Before, kinds: list[Kind]) -> list[str]:
     return []
 
 
-def leaving(facts: dict[str, Any]) -> list[str]:
-    """Pods that were asked to end say so and lose nothing."""
+def leaving(facts: dict[str, Any], *, without_leader: bool = False) -> list[str]:
+    """Pods that were asked to end say so and lose nothing; with a leader that dies no more than P5 allows."""
+    allowed = EVERY + IN_FLIGHT_STEPS + 1 if without_leader else 0
     return [
         f"preempted: {each}"
         for each in facts.get("leaving", [])
-        if each.get("begun", True) and (each["code"] != ExitCode.PREEMPTED or each.get("lost") != 0)
+        if each.get("begun", True)
+        and (each["code"] != ExitCode.PREEMPTED or not 0 <= each.get("lost", -1) <= allowed)
     ]

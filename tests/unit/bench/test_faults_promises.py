@@ -236,3 +236,28 @@ def test_no_more_is_charged_than_failed_since_the_last_progress(
 def test_pods_that_are_asked_to_leave_lose_nothing(verdict: dict[str, Any], count: int) -> None:
     assert len(promises.leaving({"leaving": [verdict]})) == count
     assert promises.leaving({}) == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "beside_leader", "alone"),
+    [
+        (0, 0, 0),
+        (1, 1, 0),
+        (2 * EVERY + 1, 1, 0),
+        (2 * EVERY + 2, 1, 1),
+        (5589, 1, 1),
+        (-1, 1, 1),
+        (None, 1, 1),
+    ],
+)
+def test_a_pod_whose_leader_dies_may_lose_an_interval(
+    lost: int | None, beside_leader: int, alone: int
+) -> None:
+    verdict = {"code": int(ExitCode.PREEMPTED)} | ({} if lost is None else {"lost": lost})
+    facts = {"leaving": [verdict]}
+    assert len(promises.leaving(facts)) == beside_leader
+    assert len(promises.leaving(facts, without_leader=True)) == alone
+
+
+def test_the_faults_after_which_nobody_leads_are_ones_of_the_benchmark() -> None:
+    assert set(promises.LEADER_DIES) <= set(KINDS)

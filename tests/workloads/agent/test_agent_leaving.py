@@ -108,6 +108,21 @@ def test_follower_without_a_leader_leaves_at_once(make_run: MakeRun) -> None:
     assert follower.verdict.result == "Preempted"
 
 
+def test_follower_that_leaves_as_its_leader_dies_tells_what_is_verified(make_run: MakeRun) -> None:
+    """Nobody can agree on a save with it then. Only the first rank, which is gone, hears of checkpoints."""
+    run = make_run(steps=400, every=5, nodes=2, ranks=1, environment=LONG)
+    leader, follower = run.start_all()
+    run.reach(1, 10)
+    wait_for("some steps beyond it", lambda: run.sign().get("step", 0) >= 12)
+    leader.send(signal.SIGKILL)
+    follower.send(signal.SIGTERM)
+    assert follower.wait(15) == ExitCode.PREEMPTED, follower.log
+    verdict = follower.verdict
+    assert verdict.step == max(run.verified()) >= 10
+    # A save may have been under way, and a step.
+    assert 0 <= verdict.lost_steps <= 5 + 5 + 1
+
+
 def test_leader_that_waits_for_its_gang_leaves_at_once(make_run: MakeRun) -> None:
     run = make_run(nodes=2, ranks=1)
     leader = run.start(0)

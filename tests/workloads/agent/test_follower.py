@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from windlass.api.contract import RankContext, Verdict
+from windlass_workloads.agent import follower
 from windlass_workloads.agent.follower import Follower
 from windlass_workloads.agent.identity import Limits
 from windlass_workloads.agent.messages import (
@@ -35,8 +38,11 @@ from windlass_workloads.agent.messages import (
     Upward,
 )
 from windlass_workloads.agent.wire import Link, Refusal, greet_follower, make_gang_key
+from windlass_workloads.checkpoint import incarnations
+from windlass_workloads.checkpoint.errors import StoreUnusable
 from windlass_workloads.checkpoint.store import RunStore
 from workloads.agent.support import config, free_port
+from workloads.checkpoint.support import commit, incarnation, write_files
 
 LIMITS = Limits(heartbeat_seconds=0.02, silence_seconds=8.0, retry_seconds=0.01, stop_seconds=0.2)
 
@@ -77,6 +83,8 @@ class Pod:
     hellos: list[int] = field(default_factory=list)
     """Incarnation whose ranks were there at each hello."""
     sink: Callable[[Upward], None] = lambda _: None
+    known: list[int] = field(default_factory=list)
+    """Steps of checkpoints that it was told of."""
 
     def __post_init__(self) -> None:
         self.ended: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
@@ -110,8 +118,11 @@ class Pod:
         if not self.ended.done():
             self.ended.set_result(verdict)
 
+    def verified(self, step: int) -> None:
+        self.known.append(step)
+
     def parting(self) -> Verdict:
-        return Verdict(result="Preempted", step=7)
+        return Verdict(result="Preempted", step=max([7, *self.known]))
 
     def leave(self) -> None:
         self.leaving_at = time.time()
@@ -232,8 +243,8 @@ async def test_an_order_for_another_incarnation_touches_no_rank(scene: Scene) ->
     await scene.lead()
     link = await scene.joined()
     await trains(scene, link)
-    for incarnation in (2, 4):
-        link.send(Stop(incarnation=incarnation, mode="Kill"))
+    for other in (2, 4):
+        link.send(Stop(incarnation=other, mode="Kill"))
     link.send(Stop(incarnation=3, mode="Save"))
     await until(lambda: scene.pod.host.stops)
     assert scene.pod.host.stops == ["Save"]
@@ -385,6 +396,58 @@ async def test_leaving_when_the_leader_goes_ends_with_what_is_saved(scene: Scene
     verdict = await asyncio.wait_for(scene.task, 10)
     assert (verdict.result, verdict.step) == ("Preempted", 7)
     assert scene.pod.host.stops == ["Kill"]
+
+
+async def left_without_a_leader(scene: Scene) -> int:
+    """The step that a follower tells which is asked to leave as its leader goes."""
+    await scene.lead()
+    link = await scene.joined()
+    await trains(scene, link)
+    scene.pod.leave()
+    await scene.hears(link, Leaving)
+    link.close()
+    return (await asyncio.wait_for(scene.task, 10)).step
+
+
+async def test_what_is_verified_is_looked_up_in_the_store(scene: Scene) -> None:
+    incarnations.claim(scene.store, incarnation(1))
+    for step in (10, 20):
+        commit(scene.store, step, 1)
+    damaged = commit(scene.store, 30, 1)
+    scene.store.path(f"{damaged}/manifest.json").write_text("{")
+    write_files(scene.store, 40, 1)
+    assert await left_without_a_leader(scene) == 20
+    assert scene.pod.known == [20], "neither one that is damaged nor one without a manifest"
+
+
+async def test_what_a_replaced_leader_wrote_is_not_verified(scene: Scene) -> None:
+    commit(scene.store, 10, 1)
+    incarnations.claim(scene.store, incarnation(1))
+    late = commit(scene.store, 50, 1)
+    incarnations.claim(scene.store, incarnation(2, accepted=[]))
+    assert late in scene.store.list_checkpoints()
+    assert await left_without_a_leader(scene) == 7 and scene.pod.known == [0]
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "is away", "cannot be used"])
+async def test_a_store_that_cannot_be_asked_holds_no_verdict_up(
+    scene: Scene, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def asked(_: RunStore) -> int:
+        if trouble == "hangs":
+            released.wait(20)
+        if trouble == "is away":
+            raise OSError(errno.ESTALE, "Stale file handle")
+        raise StoreUnusable("holds something unreadable")
+
+    monkeypatch.setattr(follower, "verified_step", asked)
+    monkeypatch.setattr(follower, "LOOK_SECONDS", 0.05)
+    try:
+        assert await left_without_a_leader(scene) == 7 and scene.pod.known == []
+    finally:
+        released.set()
 
 
 async def test_a_rank_that_cannot_be_killed_needs_a_new_pod(scene: Scene) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from windlass.api.contract import Verdict
+from windlass.api.contract import RankContext, RankEvent, Verdict
 from windlass.api.meta import ExitCode
 from windlass_workloads.agent.identity import Identity, options_from
+from windlass_workloads.agent.messages import Said, Start
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.agent.reaper import Reaper
 from workloads.agent.support import MakeRun, config, wait_for
@@ -28,6 +29,41 @@ async def test_a_verdict_is_written_as_soon_as_there_is_one(
     pod.end(Verdict(result="Failed", step=9))
     assert Verdict.model_validate_json(path.read_bytes()) == await pod.ended
     assert (await asyncio.wait_for(pod.ended, 1)).step == 7
+
+
+@pytest.mark.parametrize(
+    ("resume", "said", "verified", "told"),
+    [
+        (None, [], 0, (0, 0)),
+        (None, [3, 4], 0, (0, 4)),
+        ("step-00000020.i1", [], 0, (20, 0)),
+        ("step-00000020.i1", [21, 22, 23], 0, (20, 3)),
+        ("step-00000020.i1", [21, 22, 23], 22, (22, 1)),
+        ("step-00000020.i1", [21], 10, (20, 1)),
+        ("step-00000020.i1", [21], 30, (30, 0)),
+    ],
+)
+async def test_what_a_pod_loses_is_counted_from_where_its_ranks_began(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    resume: str | None,
+    said: list[int],
+    verified: int,
+    told: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(Reaper, "install", lambda *_: None)
+    me = Identity("toy-1-1", "u", "127.0.0.1", "n", index=1, ticket=1, attempt=1)
+    pod = Pod(me, options_from(["--termination-log", str(tmp_path / "log")]), config(tmp_path))
+    monkeypatch.setattr(pod.host, "start", lambda *_: None)
+    # An incarnation before it had come further, and was rolled back.
+    pod.tell(Said(incarnation=1, event=RankEvent(type="Step", rank=1, at=0.0, step=99)))
+    context = RankContext(task="train", config=pod.config, incarnation=2, rank=1, resume=resume)
+    pod.start_ranks(Start(incarnation=2, contexts=[context]))
+    for step in said:
+        pod.tell(Said(incarnation=2, event=RankEvent(type="Step", rank=1, at=0.0, step=step)))
+    pod.verified(verified)
+    verdict = pod.parting()
+    assert (verdict.step, verdict.lost_steps) == told
 
 
 def make_pipe(path: Path) -> None:

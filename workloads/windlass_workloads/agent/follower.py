@@ -24,12 +24,16 @@ from windlass_workloads.agent.messages import (
 )
 from windlass_workloads.agent.pod import Pod
 from windlass_workloads.agent.wire import LINE_LIMIT, Link, Refusal, gang_key, greet_leader
+from windlass_workloads.checkpoint import incarnations, ledger
+from windlass_workloads.checkpoint.errors import CheckpointError
 from windlass_workloads.checkpoint.store import RunStore
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 3.0
 NEXT_ADDRESS_SECONDS = 0.25
+LOOK_SECONDS = 2.0
+"""How long a pod that goes looks for the newest checkpoint: its verdict must not wait for a store that is away."""
 
 
 class Follower:
@@ -63,11 +67,19 @@ class Follower:
                     log.warning("no leader", extra={"reason": told})
             if not await self._pod.host.kill_and_wait(limits.stop_seconds):
                 # A rank in uninterruptible sleep: only a new pod helps.
-                self._pod.end(self._pod.parting())
+                await self._part()
             elif self._pod.leaving_at is not None:
-                self._pod.end(self._pod.parting())
+                await self._part()
             else:
                 await asyncio.sleep(limits.retry_seconds)
+
+    async def _part(self) -> None:
+        """Ends without the leader's word. Of checkpoints only the first rank hears, which runs in the leader's pod."""
+        with contextlib.suppress(CheckpointError, OSError, TimeoutError):
+            self._pod.verified(
+                await asyncio.wait_for(asyncio.to_thread(verified_step, self._store), LOOK_SECONDS)
+            )
+        self._pod.end(self._pod.parting())
 
     async def _serve(self) -> None:
         """One connection, until it ends."""
@@ -123,3 +135,9 @@ class Follower:
             self._link.send(message)
         elif isinstance(message, Leaving) and not self._pod.host.incarnation:
             self._pod.end(self._pod.parting())
+
+
+def verified_step(store: RunStore) -> int:
+    """The step of the newest checkpoint in the store that counts; 0 without one."""
+    rows = ledger.rows(store, incarnations.newest(store))
+    return max((row.step for row in rows), default=0)

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from windlass.api.contract import RankContext, RunConfig, Verdict
 from windlass_workloads.agent import verdict as verdicts
@@ -28,6 +28,7 @@ from windlass_workloads.agent.identity import (
 from windlass_workloads.agent.messages import Broken, Hello, Leaving, Ready, Said, Start, Upward
 from windlass_workloads.agent.ranks import RankHost
 from windlass_workloads.agent.reaper import Reaper
+from windlass_workloads.checkpoint.store import parse_checkpoint_name
 
 log = logging.getLogger(__name__)
 
@@ -114,10 +115,15 @@ class Pod:
 
     def start_ranks(self, message: Start) -> None:
         """Starts ranks with this pod's share of threads."""
+        self._last_step = self._saved_step = resumed_step(message.contexts)
         contexts: list[RankContext] = [
             context.model_copy(update={"threads": self._threads}) for context in message.contexts
         ]
         self.host.start(message.incarnation, contexts)
+
+    def verified(self, step: int) -> None:
+        """A checkpoint of this step counts, whether or not a rank here has heard of it."""
+        self._saved_step = max(self._saved_step, step)
 
     def end(self, verdict: Verdict) -> None:
         """The first verdict counts. It is written at once: the kubelet may not wait for what follows."""
@@ -151,9 +157,16 @@ class Pod:
         if event.type == "Step" and event.step is not None:
             self._last_step = event.step
         elif event.type in ("Saved", "Checkpoint") and event.step is not None:
-            self._saved_step = max(self._saved_step, event.step)
+            self.verified(event.step)
 
     def _parting(self) -> Verdict:
         """The verdict of a pod that must go without its leader's word."""
         lost = max(0, self._last_step - self._saved_step)
         return Verdict(result="Preempted", step=self._saved_step, lost_steps=lost)
+
+
+def resumed_step(contexts: Sequence[RankContext]) -> int:
+    """The step that ranks begin from, by the name of the checkpoint that they load; 0 at the beginning."""
+    names = (context.resume for context in contexts)
+    found = next((key for name in names if name is not None and (key := parse_checkpoint_name(name))), None)
+    return found[0] if found is not None else 0

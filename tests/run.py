@@ -68,7 +68,7 @@ CHECK = (
 )
 # Built here, a first time takes ten minutes of both processors: no test has that much time.
 PROGRAMS = Layer("programs", (sys.executable, "-c", "from tests.contract import server; server.programs()"))
-TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "data", "tracking"))
+TRAINING = tuple(f"tests/workloads/{part}" for part in ("train", "checkpoint", "data", "corpus", "tracking"))
 # None of these needs both processors for long, their limits allow for a neighbour, and none but the one of clusters
 # touches the machine's networks and mounts. The longest first, again.
 DEEP = (

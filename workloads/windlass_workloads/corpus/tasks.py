@@ -1,0 +1,120 @@
+"""Runs the tasks of a stage, each of which makes one directory that appears whole or not at all.
+
+Called by `stages`. The directory is its own marker: a task whose directory is there has run, so that a stage that was
+killed goes on with what is missing. One worker runs in this process; more run as tasks of Ray Data, in processes of
+their own on this node or on the nodes of the cluster that Ray was started on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+REPORT: Final = "report.json"
+Json = dict[str, Any]
+
+
+class Task(Protocol):
+    """Something to do; what it does follows from its fields and from the files that they name."""
+
+    @property
+    def directory(self) -> Path:
+        """What it makes."""
+        ...
+
+    def run(self, directory: Path) -> Json:
+        """Write into a directory; what is to be known of it, as JSON."""
+        ...
+
+
+def perform(task: Task) -> None:
+    """Run a task whose directory is not there yet."""
+    if task.directory.exists():
+        return
+    with appearing(task.directory) as temporary:
+        report = task.run(temporary)
+        write_json(temporary / REPORT, report)
+
+
+def report_of(task: Task) -> Json:
+    """What a task that has run says."""
+    report: Json = json.loads((task.directory / REPORT).read_text(encoding="utf-8"))
+    return report
+
+
+@contextmanager
+def crew(workers: int) -> Iterator[None]:
+    """What tasks of all stages run on: nothing for one worker, else Ray, which takes seconds to start."""
+    if workers == 1:
+        yield
+        return
+    from windlass_workloads.corpus.on_ray import started
+
+    with started(workers):
+        yield
+
+
+def perform_all(tasks: Sequence[Task], workers: int, check: Callable[[], None] = lambda: None) -> None:
+    """Run all that have not run, within a `crew`; the first error is raised as it is.
+
+    `check` is called after each task and may raise.
+    """
+    missing = [task for task in tasks if not task.directory.exists()]
+    for task in missing:
+        # What a killed one has left is of no use.
+        for left in task.directory.parent.glob(f".{task.directory.name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
+    if workers == 1 or len(missing) < 2:
+        for task in missing:
+            perform(task)
+            check()
+        return
+    from windlass_workloads.corpus.on_ray import perform_on_ray
+
+    for _ in perform_on_ray(missing, workers):
+        check()
+
+
+@contextmanager
+def appearing(final: Path) -> Iterator[Path]:
+    """A directory to write into that has its name only once everything is on the disk."""
+    temporary = final.parent / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            flush(path)
+        flush(temporary)
+        put(temporary, final)
+        flush(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put(temporary: Path, final: Path) -> None:
+    """Give a directory its name; another process may have made the same one meanwhile."""
+    try:
+        temporary.rename(final)
+    except OSError:
+        if not final.exists():
+            raise
+
+
+def flush(path: Path) -> None:
+    """Have a file or directory on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as text that is the same for equal values."""
+    path.write_text(json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -111,12 +111,14 @@ def row(seconds: float, resident: float) -> dict[str, float]:
 
 def test_figures_are_medians_and_ratios() -> None:
     runs = {
-        "windlass2": [row(6.0, 200.0), row(5.0, 210.0), row(9.0, 190.0)],
-        "windlass1": [row(12.0, 120.0), row(11.0, 130.0), row(10.0, 110.0)],
-        "datatrove2": [row(60.0, 300.0)],
+        "windlass2 text": [row(6.0, 200.0), row(5.0, 210.0), row(9.0, 190.0)],
+        "windlass2 large": [row(30.0, 200.0)],
+        "windlass1 large": [row(55.0, 130.0), row(54.0, 120.0), row(70.0, 110.0)],
+        "windlass1 tenth": [row(6.0, 100.0)],
+        "datatrove2 text": [row(60.0, 300.0)],
     }
-    found = {"windlass": {"recall": 0.99, "precision": 1.0}}
-    figures = figures_of(runs, found, row(1.0, 100.0), 120_000_000)
+    sizes = {"text": 120_000_000, "large": 600_000_000, "tenth": 60_000_000}
+    figures = figures_of(runs, {"windlass": {"recall": 0.99, "precision": 1.0}}, sizes)
     assert figures["measured"] == {
         "recall": 0.99,
         "precision": 1.0,
@@ -124,5 +126,12 @@ def test_figures_are_medians_and_ratios() -> None:
         "speedOfTwoWorkers": 1.83,
         "speedBesidePeer": 10.0,
     }
-    assert figures["megabytesPerSecond"] == {"windlass2": 20.0, "windlass1": 10.91, "datatrove2": 2.0}
-    assert figures["medianSeconds"]["windlass2"] == 6.0 and figures["residentMegabytes"]["windlass2"] == 210.0
+    assert figures["megabytesPerSecond"]["windlass2 text"] == 20.0
+    assert figures["megabytesPerSecond"]["datatrove2 text"] == 2.0
+    assert figures["medianSeconds"]["windlass1 large"] == 55.0
+    assert figures["residentMegabytes"]["windlass2 text"] == 210.0
+    alone = {name: rows for name, rows in runs.items() if "datatrove" not in name}
+    assert (
+        "speedBesidePeer"
+        not in figures_of(alone, {"windlass": {"recall": 1, "precision": 1}}, sizes)["measured"]
+    )

@@ -1,8 +1,8 @@
 """Text with repetitions of which everything is known: who repeats whom, and by how much.
 
-New documents are random words by Zipf's law. Exact repetitions differ at most in the space around them; near ones have
+New documents are random words by Zipf's law. Exact repetitions are equal; near ones have
 words changed that are spread evenly, so that their resemblance can be counted. Decoys are changed so much that they
-must stay.
+must stay. Some new documents are pages of a site: they share a frame of words with many others, and must stay too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ SHINGLE: Final = 5
 NEAR: Final = (0.84, 0.98)
 DECOY: Final = (0.30, 0.72)
 SHARES: Final = {"new": 0.76, "exact": 0.08, "near": 0.10, "decoy": 0.06}
+FRAMES: Final = 5
+FRAMED: Final = 0.15
+"""Of new documents, those in one of the frames."""
 FILES: Final = 8
 
 
@@ -57,12 +60,15 @@ def documents(size: int, seed: int) -> Iterator[Planted]:
     cumulative: list[float] = []
     for rank in range(len(words)):
         cumulative.append((cumulative[-1] if cumulative else 0.0) + 1 / (rank + 30))
+    frames = [chance.choices(words, cum_weights=cumulative, k=120) for _ in range(FRAMES)]
     pool: list[list[str]] = []
     written = number = 0
     while written < size:
         [kind] = chance.choices(list(SHARES), list(SHARES.values())) if len(pool) > 50 else ["new"]
         if kind == "new":
             made = chance.choices(words, cum_weights=cumulative, k=int(chance.lognormvariate(5.6, 0.6)) + 60)
+            if chance.random() < FRAMED:
+                made = chance.choice(frames) + made[:80]
             # A few originals are repeated, so that memory does not hold the whole text.
             if len(pool) < 3000:
                 pool.append(made)

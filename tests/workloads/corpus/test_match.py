@@ -204,7 +204,31 @@ def test_a_document_is_compared_with_so_many_only(tmp_path: Path, monkeypatch: p
     compared: dict[int, list[int]] = defaultdict(list)
     for one, other in asked:
         compared[other].append(one)
-    assert compared[11] == [0, 1, 2] and max(map(len, compared.values())) == 3
+    assert max(map(len, compared.values())) == 3
+
+
+def test_a_phrase_that_goes_round_hides_no_repetition(tmp_path: Path) -> None:
+    """Pages of one site share a text around what is theirs: each resembles all others, and its copy much more."""
+    frame = text(120, 1)
+    pages = [f"{frame} {text(40, 100 + number)}" for number in range(400)]
+    copies = [near(page, 1, number) for number, page in enumerate(pages[300:])]
+    assert 0.5 < jaccard(pages[0], pages[1]) < 0.8 <= jaccard(pages[300], copies[0])
+    _, found = repeats(tmp_path / "out", signed(tmp_path / "in", [*pages, *copies], 4))
+    assert len(found) >= 98, f"found {len(found)} of 100"
+    assert all(twin == number - 100 for number, twin in found.items())
+
+
+def test_few_are_remembered_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What many documents share must not take more and more memory and time."""
+    looked: list[int] = []
+    counter = match.Counter
+    monkeypatch.setattr(
+        match, "Counter", lambda all_of: (looked.append(len(made := list(all_of))), counter(made))[1]
+    )
+    monkeypatch.setattr(Shingled, "resemble", lambda *_: 0.0)
+    monkeypatch.setattr(match, "MOST_COMPARED", 5)
+    repeats(tmp_path / "out", signed(tmp_path / "in", [near(text(300, 1), 1, seed) for seed in range(30)]))
+    assert max(looked) <= 5 * BANDS.bands and len(looked) == 30
 
 
 @pytest.mark.parametrize("most", [0, 1000, 1 << 25])

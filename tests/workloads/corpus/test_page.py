@@ -34,7 +34,7 @@ def test_every_option_is_there() -> None:
     "said",
     [
         f"{stages.THRESHOLD} if left out",
-        f"first {match.MOST_COMPARED} candidates",
+        f"the {match.MOST_COMPARED} earlier ones",
         f"one in a {'hundred' if minhash.MISSED == 0.01 else '?'}",
         f"runs of {'five' if words.SHINGLE_WORDS == 5 else '?'} words",
         f"({Limits().row_bytes >> 20} MiB; longer ones",

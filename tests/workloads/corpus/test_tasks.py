@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from windlass.api.meta import FailureClass, Reason
 from windlass_workloads.corpus import tasks
-from windlass_workloads.corpus.on_ray import problem_of, text_of
+from windlass_workloads.corpus.on_ray import as_text, problem_of
 from windlass_workloads.corpus.tasks import appearing, crew, perform_all, report_of, write_json
 from windlass_workloads.data.errors import WorkloadError
 
@@ -86,13 +85,13 @@ def test_what_breaks_off_leaves_nothing_that_counts(tmp_path: Path, fails: str) 
 
 
 def test_what_a_killed_process_has_left_is_cleared_away(tmp_path: Path) -> None:
-    left = tmp_path / ".task-1.4711"
+    left = tmp_path / ".new-task-1.x47y"
     left.mkdir()
     (left / "one.txt").write_text("half")
-    other = tmp_path / ".task-11.4711"
+    other = tmp_path / ".task-1.of-another"
     other.mkdir()
     perform_all(some(tmp_path), 1)
-    assert not left.exists() and other.exists(), "that of another task is not ours to clear away"
+    assert not left.exists() and other.exists(), "what is not of this kind is not ours to clear away"
 
 
 @pytest.mark.parametrize("step", ["write", "flush", "put"])
@@ -124,7 +123,7 @@ def test_everything_is_on_the_disk_before_the_name_is(
     monkeypatch.setattr(tasks, "put", lambda one, other: (done.append("name"), put(one, other)))
     with appearing(tmp_path / "made") as temporary:
         (temporary / "file").write_text("x")
-    assert done == ["flush file", f"flush .made.{os.getpid()}", "name", f"flush {tmp_path.name}"]
+    assert done == ["flush file", f"flush {temporary.name}", "name", f"flush {tmp_path.name}"]
 
 
 def test_another_process_may_have_made_the_same_meanwhile(tmp_path: Path) -> None:
@@ -204,7 +203,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=str)
 def test_an_error_travels_as_text(error: WorkloadError | OSError) -> None:
-    other = problem_of(text_of(error))
+    other = problem_of(as_text(error))
     assert type(other) is type(error)
     if isinstance(error, WorkloadError):
         names = ("reason", "message", "hint", "evidence", "failure_class")

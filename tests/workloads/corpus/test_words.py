@@ -123,8 +123,10 @@ def test_nothing_has_no_words() -> None:
 def test_long_words_differ_by_each_letter_and_by_length() -> None:
     long = "x" * 300
     others = [long[:-1], long + "x", "y" + long[1:], long[:150] + "y" + long[151:]]
-    values = {int(words([one])[0][0]) for one in [long, *others]}
-    assert len(values) == 5
+    # The same letters in the same places of other parts of 64.
+    halves = ["a" * 64 + "b" * 64, "b" * 64 + "a" * 64]
+    values = {int(words([one])[0][0]) for one in [long, *others, *halves]}
+    assert len(values) == 7
 
 
 def test_kinds_cover_all_code_points() -> None:

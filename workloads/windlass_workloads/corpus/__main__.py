@@ -1,6 +1,7 @@
 """`python -m windlass_workloads.corpus FILE... --output DIRECTORY`: a corpus without a cluster.
 
-Prints where the corpus is and what was kept. Exit status 2 with one line on standard error if a file cannot be used.
+Prints where the corpus is and what was kept. Exit status 2 with one line on standard error if a file
+cannot be used, 1 if a disk or a right is missing.
 """
 
 from __future__ import annotations
@@ -66,6 +67,11 @@ def main(given: list[str] | None = None) -> int:
     except WorkloadError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except OSError as error:
+        sys.stderr.write(
+            f"{error}. hint: what was made so far is kept, the same command goes on from there\n"
+        )
+        return 1
     index = json.loads((made / INDEX).read_text(encoding="utf-8"))
     json.dump({"directory": str(made)} | {name: index[name] for name in SHOWN}, sys.stdout, indent=1)
     sys.stdout.write("\n")

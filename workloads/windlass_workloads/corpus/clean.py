@@ -9,13 +9,12 @@ import re
 import unicodedata
 from typing import Final
 
-OTHER_LINE_ENDS: Final = "\r\x85\u2028\u2029"
-LINE_ENDS: Final = re.compile(r"\r\n?|\x85|\u2028|\u2029")
+OTHER_LINE_ENDS: Final = "\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"
+LINE_ENDS: Final = re.compile(r"\r\n?|[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # What is no text: control characters but tab and line end, and the marks of byte order and of nothing.
 NO_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
 ENDS_OF_LINES: Final = re.compile(r"[ \t]+(?=\n)")
 MANY_LINES: Final = re.compile(r"\n{4,}")
-HALF: Final = re.compile(r"[\ud800-\udfff]")
 
 
 def clean(text: str) -> str:
@@ -23,20 +22,15 @@ def clean(text: str) -> str:
 
     Three line ends in a row are the most that stay; space around the whole goes.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
     # Most texts need none of this: to look for letters is ten times faster than to search for patterns.
     if any(map(text.__contains__, OTHER_LINE_ENDS)):
         text = LINE_ENDS.sub("\n", text)
     if not text.replace("\n", "").replace("\t", "").isprintable():
         text = NO_TEXT.sub("", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
     if " \n" in text or "\t\n" in text:
         text = ENDS_OF_LINES.sub("", text)
     if "\n\n\n\n" in text:
         text = MANY_LINES.sub("\n\n\n", text)
     return text.strip()
-
-
-def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON may hold half of a letter."""
-    return text.isascii() or HALF.search(text) is None

@@ -1,15 +1,15 @@
 """The second stage: which documents repeat an earlier one, exactly or nearly.
 
 Documents are numbered through all pieces, in order. `groups` finds those that share a key, one part of all keys at a
-time, so that memory does not grow with the corpus but for a number of four bytes a document. Those that share a band's
-key are only candidates: each task of `Verify` compares the documents of some groups for real, and a document is dropped
-when one that came earlier and stays resembles it by the threshold or more.
+time, so that of the corpus only numbers of documents are in memory. Those that share a band's key are only candidates:
+each task of `Verify` compares the documents of some groups for real, and a document is dropped when an earlier one that
+stays resembles it by the threshold or more. A group is never split: its documents are compared one after another.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ REMEMBERED_BYTES: Final = 32 << 20
 MOST_OPEN: Final = 64
 """Pieces whose files are open at a time."""
 MOST_COMPARED: Final = 64
-"""Earlier documents that one is compared with, of those that share its keys: the first so many."""
+"""Earlier documents that one is compared with: the so many that share most keys with it. As many are kept for a key."""
 TWINS: Final = "twins.bin"
 
 
@@ -200,16 +200,20 @@ class Verify:
 
     def repeats(self, group: Sequence[int], known: Shingled) -> Iterator[tuple[int, int]]:
         """Documents of a group that repeat an earlier one which stays, each with that one."""
-        staying: dict[tuple[int, int], list[int]] = {}
+        staying: dict[int, list[int]] = {}
         for number in group:
-            keys = [(band, int(key)) for band, key in enumerate(known.keys(number))]
-            earlier = sorted({one for key in keys for one in staying.get(key, ())})[:MOST_COMPARED]
+            # Those of different bands never agree.
+            keys = known.keys(number).tolist()
+            shared = Counter(one for key in keys for one in staying.get(key, ()))
+            earlier = sorted(shared, key=lambda one: (-shared[one], one))[:MOST_COMPARED]
             twin = next((one for one in earlier if known.resemble(one, number) >= self.threshold), None)
             if twin is not None:
                 yield number, twin
                 continue
             for key in keys:
-                staying.setdefault(key, []).append(number)
+                # What so many share is a phrase that goes round: a twin shares other keys as well.
+                if len(same := staying.setdefault(key, [])) < MOST_COMPARED:
+                    same.append(number)
 
 
 class Shingled:

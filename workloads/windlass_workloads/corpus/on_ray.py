@@ -1,4 +1,4 @@
-"""Runs tasks by Ray Data: on this node, unless Ray is there already, as it is inside a cluster of Ray's own.
+"""Runs tasks by Ray Data: on this node, or on a cluster of Ray's own where RAY_ADDRESS names one.
 
 Called by `tasks`. Each task is a row of a block of its own, so that workers take the next one when they are done with
 one. Results are on the disk; Ray carries the tasks and their errors only.
@@ -24,7 +24,7 @@ QUIET: Final = ("ray", "ray.data")
 
 @contextmanager
 def started(workers: int) -> Iterator[None]:
-    """Ray with so many processes on this node, reachable from this node only; one that is there is left as it is."""
+    """The cluster that RAY_ADDRESS names, else Ray on this node with so many processes, reachable from here only."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -32,14 +32,19 @@ def started(workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(
-        num_cpus=workers,
-        include_dashboard=False,
-        object_store_memory=STORE_BYTES,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if os.environ.get("RAY_ADDRESS"):
+        # Workers of a cluster: how many there are is its own affair.
+        ray.init(**quiet)
+    else:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            include_dashboard=False,
+            object_store_memory=STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
     try:
         yield
     finally:
@@ -73,11 +78,11 @@ def run_one(row: dict[str, Any], tasks: Any) -> dict[str, Any]:
     try:
         perform(found[row["number"]])
     except (WorkloadError, OSError) as error:
-        return row | {"problem": text_of(error)}
+        return row | {"problem": as_text(error)}
     return row | {"problem": ""}
 
 
-def text_of(error: WorkloadError | OSError) -> str:
+def as_text(error: WorkloadError | OSError) -> str:
     """An error as JSON."""
     if isinstance(error, OSError):
         return json.dumps({"errno": error.errno, "message": error.strerror or str(error)})

@@ -11,20 +11,21 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from windlass.api.meta import Reason
-from windlass_workloads.corpus.clean import is_text
 from windlass_workloads.data.errors import WorkloadError, first_line
-from windlass_workloads.data.read import Limits
+from windlass_workloads.data.read import Limits, is_text, rows_of
 
 KINDS: Final = (".jsonl", ".parquet", ".txt")
 COMPRESSIONS: Final = (".gz", ".bz2", ".zst")
 BLOCK: Final = 1 << 20
+BATCH_BYTES: Final = 8 << 20
+"""Of a Parquet file that is decoded at a time."""
 EXCERPT: Final = 200
 DAMAGED: Final = (OSError, EOFError, zlib.error)
 
@@ -76,31 +77,48 @@ def kind_of(path: Path) -> tuple[str, str]:
 def files_of(source: Source) -> list[Path]:
     """The files of a source, in the order of their names. WorkloadError on one that is no file of ours."""
     if not source.path.is_dir():
-        if not source.path.is_file():
-            raise refused(
-                source.field, Reason.DATA_NOT_FOUND, f"{source.path.name} does not exist", "check the path"
-            )
+        if not source.path.exists():
+            problem = f"{spelled(source.path.name)} does not exist"
+            raise refused(source.field, Reason.DATA_NOT_FOUND, problem, "check the path")
         found = [source.path]
     else:
-        found = sorted(
-            path for path in source.path.rglob("*") if not path.is_dir() and not hidden(path, source.path)
-        )
-    root = source.path.resolve()
+        found = sorted(path for path in source.path.rglob("*") if not hidden(path, source.path))
+        refuse_links(source, found)
+        found = [path for path in found if not path.is_dir()]
     for path in found:
-        real = path.resolve()
-        if path.is_symlink() and source.path.is_dir() and not real.is_relative_to(root):
-            problem = f"{path.relative_to(source.path)} is a link that leads out of {source.path.name}"
-            raise refused(source.field, Reason.DATA_UNREADABLE, problem, "copy the file in place of the link")
+        name = spelled(path.name)
+        if not path.is_file():
+            problem = f"{name} is neither a file nor a link to one"
+            raise refused(source.field, Reason.DATA_UNREADABLE, problem, "remove it")
         if not kind_of(path)[0]:
-            problem = f"{path.name} is no file of documents (got suffix {''.join(path.suffixes) or 'none'})"
+            problem = f"{name} is no file of documents (got suffix {''.join(path.suffixes) or 'none'})"
             allowed = f"allowed {', '.join(KINDS)}, and .jsonl and .txt with {', '.join(COMPRESSIONS)}"
-            raise refused(
-                source.field, Reason.DATA_UNREADABLE, f"{problem}; {allowed}", "name one file, or remove it"
-            )
+            hint = "name one file, or remove it"
+            raise refused(source.field, Reason.DATA_UNREADABLE, f"{problem}; {allowed}", hint)
     if not found:
-        problem = f"directory {source.path.name} holds no file"
+        problem = f"directory {spelled(source.path.name)} holds no file"
         raise refused(source.field, Reason.DATA_EMPTY, problem, "check the path")
     return found
+
+
+def refuse_links(source: Source, found: list[Path]) -> None:
+    """A link in a directory may lead to a file within; one to a directory would be passed over without a word."""
+    root = source.path.resolve()
+    for path in found:
+        name = spelled(str(path.relative_to(source.path)))
+        if not path.is_symlink():
+            continue
+        if not path.resolve().is_relative_to(root):
+            problem = f"{name} is a link that leads out of {spelled(source.path.name)}"
+            raise refused(source.field, Reason.DATA_UNREADABLE, problem, "copy what it leads to in its place")
+        if path.is_dir():
+            problem = f"{name} is a link to a directory"
+            raise refused(source.field, Reason.DATA_UNREADABLE, problem, "remove it")
+
+
+def spelled(text: str) -> str:
+    """A text that can be written as UTF-8: names of files, and what is left of damaged rows, may hold other bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def hidden(path: Path, root: Path) -> bool:
@@ -113,11 +131,11 @@ def refused(field: str, reason: Reason, problem: str, hint: str) -> WorkloadErro
     return WorkloadError(reason, f"{field}: {problem}.", hint=f"{hint}; nothing was written.")
 
 
-def pieces_of(sources: list[Source], piece_bytes: int) -> list[Piece]:
-    """All files in pieces of about so many bytes. They follow from the files alone, however many work on them."""
+def pieces_of(sources: Sequence[Source], files: Sequence[Sequence[Path]], piece_bytes: int) -> list[Piece]:
+    """The files of each source in pieces of about so many bytes, which follow from the files alone."""
     pieces = []
-    for number, source in enumerate(sources):
-        for path in files_of(source):
+    for number, (source, paths) in enumerate(zip(sources, files, strict=True)):
+        for path in paths:
             kind, packed = kind_of(path)
             if kind == ".jsonl" and not packed:
                 size = path.stat().st_size
@@ -147,7 +165,7 @@ def documents(piece: Piece, source: Source, limits: Limits) -> Iterator[Document
     """What a piece holds, in order. WorkloadError on a file that cannot be read to its end."""
     kind, packed = kind_of(piece.path)
     if kind == ".parquet":
-        yield from from_parquet(piece, source)
+        yield from from_parquet(piece, source, limits)
         return
     stored = piece.path.stat().st_size
     with opened(piece.path, packed) as file:
@@ -155,7 +173,7 @@ def documents(piece: Piece, source: Source, limits: Limits) -> Iterator[Document
         try:
             yield from from_lines(stream, piece, source) if kind == ".jsonl" else from_text(stream, piece)
         except DAMAGED as error:
-            problem = f"{piece.path.name} cannot be read to its end: {first_line(error)}"
+            problem = f"{spelled(piece.path.name)} cannot be read to its end: {first_line(error)}"
             raise refused(
                 source.field, Reason.DATA_UNREADABLE, problem, "write it again; it may be cut off"
             ) from error
@@ -179,12 +197,12 @@ class Counted:
 
     def __init__(self, file: BinaryIO, piece: Piece, source: Source, stored: int, limits: Limits) -> None:
         self.file, self.limits, self.position = file, limits, piece.first
-        self._name, self._field, self._stored = piece.path.name, source.field, stored
+        self._meter = Meter(piece, source, stored, limits)
         if piece.first:
             # A line belongs to the piece that its first byte lies in.
             file.seek(piece.first - 1)
             self.position = piece.first - 1
-            self.skip_line()
+            self.skip_line(until=piece.last)
 
     def line(self) -> bytes | None:
         """The next line with its end; None for one that is too long, which is passed over; empty at the end."""
@@ -196,11 +214,11 @@ class Counted:
             self.skip_line()
         return None
 
-    def skip_line(self) -> None:
-        """Pass over what is left of a line, in blocks."""
+    def skip_line(self, until: int = 0) -> None:
+        """Pass over what is left of a line, in blocks; where the piece ends before it, no further than that."""
         while block := self.file.readline(BLOCK):
             self._advance(len(block))
-            if block.endswith(b"\n"):
+            if block.endswith(b"\n") or (until and self.position >= until):
                 return
 
     def all(self) -> bytes | None:
@@ -211,12 +229,23 @@ class Counted:
 
     def _advance(self, size: int) -> None:
         self.position += size
-        limits = self.limits
-        bomb = self._stored and self.position > max(limits.ratio_floor_bytes, limits.ratio * self._stored)
-        if bomb or self.position > limits.expanded_bytes:
-            problem = (
-                f"{self._name} expands too far (got more than {self.position} bytes from {self._stored})"
-            )
+        self._meter.add(size)
+
+
+class Meter:
+    """Counts what comes out of a file, and refuses one that expands beyond all measure. `stored` 0: it is plain."""
+
+    def __init__(self, piece: Piece, source: Source, stored: int, limits: Limits) -> None:
+        self.read, self._limits, self._stored = 0, limits, stored
+        self._name, self._field = spelled(piece.path.name), source.field
+
+    def add(self, size: int) -> None:
+        """So many bytes more."""
+        self.read += size
+        limits = self._limits
+        bomb = self._stored and self.read > max(limits.ratio_floor_bytes, limits.ratio * self._stored)
+        if bomb or self.read > limits.expanded_bytes:
+            problem = f"{self._name} expands too far (got more than {self.read} bytes from {self._stored})"
             allowed = f"allowed {limits.ratio} times its stored size and {limits.expanded_bytes} bytes"
             raise refused(
                 self._field, Reason.DATA_UNREADABLE, f"{problem}; {allowed}", "split it, or remove it"
@@ -226,7 +255,7 @@ class Counted:
 def from_lines(stream: Counted, piece: Piece, source: Source) -> Iterator[Document | Dropped]:
     """Documents of JSONL. A place is the byte at which a line begins."""
     while not piece.last or stream.position < piece.last:
-        place = f"{piece.path.name}@{stream.position}"
+        place = f"{spelled(piece.path.name)}@{stream.position}"
         line = stream.line()
         if line is None:
             yield Dropped(place, "LineTooLong")
@@ -251,8 +280,11 @@ def from_values(values: Any, place: str, column: str) -> Document | Dropped:
     """The document of one row."""
     text = values.get(column) if isinstance(values, dict) else None
     if not isinstance(text, str):
-        there = ", ".join(sorted(map(str, values))[:8]) if isinstance(values, dict) else type(values).__name__
-        return Dropped(place, "NoText", f"got {there or 'nothing'}")
+        if not isinstance(values, dict):
+            return Dropped(place, "NoText", f"got {type(values).__name__}")
+        if column in values:
+            return Dropped(place, "NoText", f"got {column} of type {type(text).__name__}")
+        return Dropped(place, "NoText", f"got {', '.join(sorted(map(str, values))[:8]) or 'nothing'}")
     return (
         Document(place, text)
         if is_text(text)
@@ -262,14 +294,14 @@ def from_values(values: Any, place: str, column: str) -> Document | Dropped:
 
 def from_text(stream: Counted, piece: Piece) -> Iterator[Document | Dropped]:
     """The one document of a plain text."""
-    whole = stream.all()
+    whole, name = stream.all(), spelled(piece.path.name)
     if whole is None:
-        yield Dropped(piece.path.name, "LineTooLong")
+        yield Dropped(name, "LineTooLong")
         return
     try:
-        yield Document(piece.path.name, whole.decode("utf-8-sig"))
+        yield Document(name, whole.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        yield Dropped(piece.path.name, "NotUTF8", whole[:EXCERPT].decode(errors="replace"))
+        yield Dropped(name, "NotUTF8", whole[:EXCERPT].decode(errors="replace"))
 
 
 def open_parquet(path: Path, field: str) -> Any:
@@ -280,47 +312,47 @@ def open_parquet(path: Path, field: str) -> Any:
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        problem = f"{path.name} is not a readable Parquet file: {first_line(error)}"
+        problem = f"{spelled(path.name)} is not a readable Parquet file: {first_line(error)}"
         raise refused(field, Reason.DATA_UNREADABLE, problem, "write it again; it may be cut off") from error
 
 
-def from_parquet(piece: Piece, source: Source) -> Iterator[Document | Dropped]:
+def from_parquet(piece: Piece, source: Source, limits: Limits) -> Iterator[Document | Dropped]:
     """Documents of some row groups. A place is the number of the row, from 1."""
     import pyarrow as pa
 
-    file = open_parquet(piece.path, source.field)
+    file, name = open_parquet(piece.path, source.field), spelled(piece.path.name)
     names = file.schema_arrow.names
+    groups = [file.metadata.row_group(group) for group in range(piece.first, piece.last)]
     number = sum(file.metadata.row_group(group).num_rows for group in range(piece.first))
     columns = [source.column] if source.column in names else names[:8]
+    meter = Meter(piece, source, piece.path.stat().st_size, limits)
     try:
-        for batch in file.iter_batches(256, list(range(piece.first, piece.last)), columns, use_threads=False):
-            for place, values in enumerate(values_of(batch), start=number + 1):
-                yield from_values(values, f"{piece.path.name}#{place}", source.column)
+        for batch in file.iter_batches(
+            rows_at_once(groups), list(range(piece.first, piece.last)), columns, use_threads=False
+        ):
+            meter.add(batch.nbytes)
+            for place, values in enumerate(rows_of(batch), start=number + 1):
+                yield checked(values, f"{name}#{place}", source.column, limits)
             number += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        problem = f"{piece.path.name} cannot be read to its end: {first_line(error)}"
+        problem = f"{name} cannot be read to its end: {first_line(error)}"
         raise refused(
             source.field, Reason.DATA_UNREADABLE, problem, "write it again; it may be cut off"
         ) from error
 
 
-def values_of(batch: Any) -> list[dict[str, Any]]:
-    """The rows of a batch; a text of bytes that are no letters is half of one."""
-    try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
-    except (ValueError, OverflowError):
-        rows = [
-            {name: text_of(batch.column(name)[row]) for name in batch.schema.names}
-            for row in range(len(batch))
-        ]
-    return rows
+def rows_at_once(groups: list[Any]) -> int:
+    """Rows of about `BATCH_BYTES`, by what the file says of their size."""
+    rows = int(sum(group.num_rows for group in groups))
+    size = int(sum(group.total_byte_size for group in groups))
+    return max(1, min(256, BATCH_BYTES * rows // max(1, size)))
 
 
-def text_of(value: Any) -> Any:
-    """One value that may not be UTF-8."""
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return bytes(value.as_buffer()).decode("utf-8", "surrogateescape")
-    except (ValueError, OverflowError):
-        return None
+def checked(values: dict[str, Any], place: str, column: str, limits: Limits) -> Document | Dropped:
+    """The document of a row that is not too long."""
+    text: Any = values.get(column)
+    # Letters take four bytes at most: few texts have to be counted.
+    may_be = isinstance(text, str) and len(text) > limits.row_bytes // 4
+    if may_be and len(text.encode(errors="replace")) > limits.row_bytes:
+        return Dropped(place, "LineTooLong")
+    return from_values(values, place, column)

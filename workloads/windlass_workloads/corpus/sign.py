@@ -6,18 +6,18 @@ counted by reason, with the first few of each kind to look at.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import xxhash
 
 from windlass_workloads.corpus import flat
 from windlass_workloads.corpus.clean import clean
 from windlass_workloads.corpus.minhash import Bands
-from windlass_workloads.corpus.read import EXCERPT, Document, Dropped, Piece, Source, documents
+from windlass_workloads.corpus.read import EXCERPT, Document, Dropped, Piece, Source, documents, spelled
 from windlass_workloads.corpus.rules import SETS, dropped_by
 from windlass_workloads.corpus.words import shingles
 from windlass_workloads.data.read import Limits
@@ -35,7 +35,6 @@ class Tally:
     """What was read and dropped, with examples."""
 
     read: int = 0
-    read_bytes: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     shown: dict[str, list[Json]] = field(default_factory=dict)
 
@@ -44,7 +43,7 @@ class Tally:
         self.dropped[item.reason] = self.dropped.get(item.reason, 0) + 1
         examples = self.shown.setdefault(item.reason, [])
         if len(examples) < SHOWN:
-            examples.append({"place": item.place, "text": item.excerpt[:EXCERPT]})
+            examples.append({"place": item.place, "text": spelled(item.excerpt[:EXCERPT])})
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,8 @@ class Sign:
             writer.close()
         return {
             "source": self.piece.source,
-            "file": self.piece.path.name,
+            "file": spelled(self.piece.path.name),
             "read": tally.read,
-            "readBytes": tally.read_bytes,
             "documents": writer.count,
             "bytes": writer.text_bytes,
             "dropped": tally.dropped,
@@ -87,7 +85,6 @@ class Sign:
             if isinstance(item, Dropped):
                 tally.drop(item)
                 continue
-            tally.read_bytes += len(item.text)
             text = clean(item.text)
             reason = dropped_by(text, rules) if text else "Empty"
             if reason is not None:
@@ -111,6 +108,6 @@ def batches(items: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def exact_keys(texts: list[bytes]) -> Any:
-    """128 bits of each text, as two numbers [documents, 2]."""
-    digests: Callable[[bytes], bytes] = xxhash.xxh3_128_digest
-    return np.frombuffer(b"".join(map(digests, texts)), dtype=np.uint64).reshape(-1, 2)
+    """128 bits of each text, as two numbers [documents, 2]; nobody can make two texts with the same."""
+    digests = (hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)

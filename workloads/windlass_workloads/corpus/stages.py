@@ -18,13 +18,13 @@ from typing import Any, Final
 
 from windlass.api.meta import Reason
 from windlass_workloads.corpus import datasheet, match
+from windlass_workloads.corpus.inputs import Files, alone, discard
 from windlass_workloads.corpus.minhash import Bands
-from windlass_workloads.corpus.read import Source, files_of, pieces_of, refused
+from windlass_workloads.corpus.read import Source, refused, spelled
 from windlass_workloads.corpus.rules import SETS
 from windlass_workloads.corpus.shards import SHARD, Shard
 from windlass_workloads.corpus.sign import Sign
-from windlass_workloads.corpus.tasks import Json, appearing, crew, perform_all, report_of, write_json
-from windlass_workloads.data.prepare import file_digest
+from windlass_workloads.corpus.tasks import Json, appearing, clear, crew, perform_all, report_of, write_json
 from windlass_workloads.data.read import Limits
 
 Twins = dict[str, dict[int, int]]
@@ -61,20 +61,31 @@ class Recipe:
 def make(
     recipe: Recipe, directory: Path, *, workers: int = 1, check: Callable[[], None] = lambda: None
 ) -> Path:
-    """The directory of the corpus, made now or found. WorkloadError on anything wrong with the sources."""
-    name = name_of(recipe)
+    """The directory of the corpus, made now or found. WorkloadError on anything wrong with the sources.
+
+    One process at a time makes it; another one waits, and finds it.
+    """
+    files = Files.of(recipe.sources, recipe.to_wire())
+    name = files.name
     final, working = directory / name, directory / f".{name}.stages"
-    if not final.exists():
-        with crew(workers):
-            run = Run(recipe, working, workers, check)
-            signed = run.sign()
-            refuse_empty(recipe, signed)
-            documents = match.Signed(tuple(task.directory for task in signed), starts_of(signed), run.bands)
-            twins = run.repeats(documents)
-            shards = run.write(signed, documents, twins)
-        with appearing(final) as temporary:
-            publish(recipe, temporary, signed, shards, twins)
-    shutil.rmtree(working, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    with alone(directory / f".{name}.lock", check):
+        clear(directory, name)
+        if not final.exists():
+            files.begin(working)
+            with crew(workers):
+                run = Run(recipe, working, workers, check)
+                signed = run.sign(files)
+                refuse_empty(recipe, signed)
+                documents = match.Signed(
+                    tuple(task.directory for task in signed), starts_of(signed), run.bands
+                )
+                twins = run.repeats(documents)
+                shards = run.write(signed, documents, twins)
+            files.refuse_changes(working)
+            with appearing(final) as temporary:
+                publish(recipe, temporary, signed, shards, twins)
+        discard(working)
     return final
 
 
@@ -93,7 +104,7 @@ class Run:
         threshold = self.recipe.threshold
         return Bands(1, 1) if threshold is None else Bands.for_threshold(threshold)
 
-    def sign(self) -> list[Sign]:
+    def sign(self, files: Files) -> list[Sign]:
         """The first stage."""
         recipe = self.recipe
         tasks = [
@@ -105,7 +116,7 @@ class Run:
                 self.bands,
                 recipe.limits,
             )
-            for number, piece in enumerate(pieces_of(list(recipe.sources), recipe.piece_bytes))
+            for number, piece in enumerate(files.pieces(recipe.piece_bytes))
         ]
         perform_all(tasks, self.workers, self.check)
         return tasks
@@ -151,13 +162,6 @@ class Run:
         return tasks
 
 
-def name_of(recipe: Recipe) -> str:
-    """Digest of the recipe and of the contents of all files."""
-    files = [[file_digest(path) for path in files_of(source)] for source in recipe.sources]
-    facts = json.dumps({**recipe.to_wire(), "files": files}, sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:20]
-
-
 def starts_of(signed: list[Sign]) -> tuple[int, ...]:
     """The number of each piece's first document, and of all."""
     return (0, *accumulate(report_of(task)["documents"] for task in signed))
@@ -165,15 +169,17 @@ def starts_of(signed: list[Sign]) -> tuple[int, ...]:
 
 def refuse_empty(recipe: Recipe, signed: list[Sign]) -> None:
     """DataEmpty where a source has no document that stays: what is wrong with its rows is the same for all."""
-    for number, source in enumerate(recipe.sources):
-        reports = [report for report in map(report_of, signed) if report["source"] == number]
+    every: list[list[Json]] = [[] for _ in recipe.sources]
+    for task in signed:
+        every[task.piece.source].append(report_of(task))
+    for source, reports in zip(recipe.sources, every, strict=True):
         if any(report["documents"] for report in reports):
             continue
         reasons = datasheet.summed([report["dropped"] for report in reports])
         shown = next((rows[0] for report in reports for rows in report["shown"].values()), None)
         said = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no row"
         example = f", for example {shown['place']}: {shown['text'][:80]}" if shown is not None else ""
-        problem = f"no document of {source.path.name} can be used (got {said}{example}); allowed at least 1"
+        problem = f"no document of {spelled(source.path.name)} can be used (got {said}{example}); allowed at least 1"
         ruled = any(rule.name in reasons for rule in SETS[recipe.rules])
         hint = "choose rules None" if ruled else f"each row needs a text in column {source.column}"
         raise refused(source.field, Reason.DATA_EMPTY, problem, hint)
@@ -189,7 +195,7 @@ def publish(recipe: Recipe, temporary: Path, signed: list[Sign], shards: list[Sh
             link_or_copy(task.directory / SHARD, temporary / name)
             files.append({"name": name, **report})
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-    sheet = datasheet.sheet([source.path.name for source in recipe.sources], signed, shards, twins)
+    sheet = datasheet.sheet([spelled(source.path.name) for source in recipe.sources], signed, shards, twins)
     index = {"digest": f"sha256:{digest}", "recipe": recipe.to_wire(), "shards": files, **sheet}
     write_json(temporary / INDEX, index)
     (temporary / "datasheet.html").write_text(datasheet.page(index), encoding="utf-8")

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 REPORT: Final = "report.json"
+UNFINISHED: Final = ".new-"
 Json = dict[str, Any]
 
 
@@ -65,10 +67,9 @@ def perform_all(tasks: Sequence[Task], workers: int, check: Callable[[], None] =
     `check` is called after each task and may raise.
     """
     missing = [task for task in tasks if not task.directory.exists()]
-    for task in missing:
-        # What a killed one has left is of no use.
-        for left in task.directory.parent.glob(f".{task.directory.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)
+    # What killed ones have left is of no use. Nobody else is at work here: see `stages.make`.
+    for directory in {task.directory.parent for task in missing}:
+        clear(directory)
     if workers == 1 or len(missing) < 2:
         for task in missing:
             perform(task)
@@ -83,9 +84,9 @@ def perform_all(tasks: Sequence[Task], workers: int, check: Callable[[], None] =
 @contextmanager
 def appearing(final: Path) -> Iterator[Path]:
     """A directory to write into that has its name only once everything is on the disk."""
-    temporary = final.parent / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{final.name}.", dir=final.parent))
+    temporary.chmod(0o755)
     try:
         yield temporary
         for path in temporary.iterdir():
@@ -95,6 +96,12 @@ def appearing(final: Path) -> Iterator[Path]:
         flush(final.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def clear(directory: Path, name: str = "") -> None:
+    """Remove what was not finished, or of that what would have had this name."""
+    for left in directory.glob(f"{UNFINISHED}{name + '.' if name else ''}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def put(temporary: Path, final: Path) -> None:

@@ -29,7 +29,7 @@ WITHOUT_SPACES: Final = (
     (0x20000, 0x3FFFF),  # ideographs
 )
 PLACES: Final = 64
-"""Letters of a word are told apart by place up to so many, then from the beginning again."""
+"""Factors of letters by their place in a word; in longer words they are used again, multiplied."""
 MIX_ONE: Final = np.uint64(0xBF58476D1CE4E5B9)
 MIX_TWO: Final = np.uint64(0x94D049BB133111EB)
 
@@ -92,8 +92,12 @@ def words(texts: Sequence[str]) -> tuple[Hashes, npt.NDArray[np.int64]]:
         return np.empty(0, dtype=np.uint64), np.zeros(len(texts) + 1, dtype=np.int64)
     firsts = np.flatnonzero(begins[inside])
     sizes = np.diff(np.append(firsts, len(inside)))
-    places = (np.arange(len(inside)) - np.repeat(firsts, sizes)) & (PLACES - 1)
-    terms = (points[inside].astype(np.uint64) + np.uint64(1)) * place_numbers()[places]
+    places = np.arange(len(inside)) - np.repeat(firsts, sizes)
+    factors = place_numbers()[places % PLACES]
+    if sizes.max() > PLACES:
+        # An odd number for each part of a long word; that of the first part is 1.
+        factors *= mixed((places // PLACES).astype(np.uint64)) | np.uint64(1)
+    terms = (points[inside].astype(np.uint64) + np.uint64(1)) * factors
     hashes = mixed(np.add.reduceat(terms, firsts) + sizes.astype(np.uint64))
     bounds = np.zeros(len(texts) + 1, dtype=np.int64)
     bounds[1:] = np.searchsorted(inside[firsts], ends)

@@ -188,7 +188,7 @@ def is_half(letter: str) -> bool:
     return "\ud800" <= letter <= "\udfff"
 
 
-def _rows_of(batch: Any) -> list[dict[str, Any]]:
+def rows_of(batch: Any) -> list[dict[str, Any]]:
     """The rows of a batch. A value that Python cannot hold spoils nothing but the rows and columns that are used."""
     try:
         rows: list[dict[str, Any]] = batch.to_pylist()
@@ -204,7 +204,9 @@ def _value_of(value: Any) -> Any:
     try:
         return value.as_py()
     except UnicodeDecodeError:
-        return bytes(value.as_buffer()).decode("utf-8", "surrogateescape")
+        # Values in lists, structs and dictionaries have no buffer of their own.
+        buffer = getattr(value, "as_buffer", None)
+        return bytes(buffer()).decode("utf-8", "surrogateescape") if buffer is not None else None
     except (ValueError, OverflowError):
         return getattr(value, "value", None)
 
@@ -219,7 +221,7 @@ def _read_parquet(path: Path, field: str, complaints: Complaints, limits: Limits
         _check_size(field, path, expanded=sum(group.total_byte_size for group in groups), limits=limits)
         number = 0
         for batch in file.iter_batches(batch_size=256, use_threads=False):
-            for values in _rows_of(batch):
+            for values in rows_of(batch):
                 number += 1
                 yield Row(number, values)
     except (pa.ArrowException, OSError) as error:

@@ -150,12 +150,22 @@ def row(documents: int, seconds: float, kilobytes: int) -> Json:
 
 def build_peer() -> None:
     """The peer's own environment, from pinned versions."""
-    if (ENVIRONMENT / "bin" / "python").exists():
+    ready = ENVIRONMENT / ".ready"
+    if ready.exists() and ready.read_text() == PEER_PACKAGES.read_text():
         return
     tell("building the peer's environment")
-    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, ENVIRONMENT], check=True)
-    install = [UV, "pip", "install", "--quiet", "--python", ENVIRONMENT / "bin" / "python"]
+    subprocess.run([UV, "venv", "--quiet", "--clear", "--python", sys.executable, ENVIRONMENT], check=True)
+    install = [
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--compile-bytecode",
+        "--python",
+        ENVIRONMENT / "bin" / "python",
+    ]
     subprocess.run([*install, "--requirement", PEER_PACKAGES], check=True)
+    ready.write_text(PEER_PACKAGES.read_text())
 
 
 # --- judging ---------------------------------------------------------------------------------------

@@ -108,13 +108,16 @@ def test_follower_without_a_leader_leaves_at_once(make_run: MakeRun) -> None:
     assert follower.verdict.result == "Preempted"
 
 
-def test_follower_that_leaves_as_its_leader_dies_tells_what_is_verified(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("when", ["at once", "when its ranks are gone"])
+def test_follower_that_leaves_as_its_leader_dies_tells_what_is_verified(make_run: MakeRun, when: str) -> None:
     """Nobody can agree on a save with it then. Only the first rank, which is gone, hears of checkpoints."""
     run = make_run(steps=400, every=5, nodes=2, ranks=1, environment=LONG)
     leader, follower = run.start_all()
     run.reach(1, 10)
     wait_for("some steps beyond it", lambda: run.sign().get("step", 0) >= 12)
     leader.send(signal.SIGKILL)
+    if when != "at once":
+        wait_for("its ranks to end", lambda: not follower.ranks())
     follower.send(signal.SIGTERM)
     assert follower.wait(15) == ExitCode.PREEMPTED, follower.log
     verdict = follower.verdict

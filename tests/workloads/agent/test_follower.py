@@ -420,6 +420,20 @@ async def test_what_is_verified_is_looked_up_in_the_store(scene: Scene) -> None:
     assert scene.pod.known == [20], "neither one that is damaged nor one without a manifest"
 
 
+async def test_a_pod_whose_ranks_are_gone_already_looks_as_well(scene: Scene) -> None:
+    """Its leader died some seconds ago; it waits for another one when it is asked to leave."""
+    incarnations.claim(scene.store, incarnation(1))
+    commit(scene.store, 20, 1)
+    await scene.lead()
+    link = await scene.joined()
+    await trains(scene, link)
+    await scene.end_leading()
+    link.close()
+    await until(lambda: not scene.pod.host.incarnation)
+    scene.pod.leave()
+    assert (await asyncio.wait_for(scene.task, 10)).step == 20
+
+
 async def test_what_a_replaced_leader_wrote_is_not_verified(scene: Scene) -> None:
     commit(scene.store, 10, 1)
     incarnations.claim(scene.store, incarnation(1))

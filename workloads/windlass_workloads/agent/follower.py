@@ -43,6 +43,7 @@ class Follower:
         self._pod = pod
         self._store = store
         self._link: Link | None = None
+        self._last: asyncio.Task[None] | None = None
 
     async def run(self) -> Verdict:
         """The verdict that this pod ends with."""
@@ -134,7 +135,7 @@ class Follower:
         if self._link is not None:
             self._link.send(message)
         elif isinstance(message, Leaving) and not self._pod.host.incarnation:
-            self._pod.end(self._pod.parting())
+            self._last = asyncio.get_running_loop().create_task(self._part())
 
 
 def verified_step(store: RunStore) -> int:

@@ -130,7 +130,8 @@ def test_stop_ends_everything_and_etcd_last(running: Running, tmp_path: Path) ->
     names = ["etcd", "kube-apiserver", "kubelet"]
     running.plan(*(entry(name, [sys.executable, "-c", program, name, str(order)]) for name in names))
     until(lambda: all(Path(f"{order}{name}").exists() for name in names))
-    pids = [running.report(name)["pid"] for name in names]
+    # A program may be up before the supervisor has written that it is.
+    pids = [until(lambda name=name: running.report(name).get("pid")) for name in names]
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(timeout=30) == 0
     assert order.read_text().split() == ["kubelet", "kube-apiserver", "etcd"]

@@ -90,7 +90,8 @@ def test_every_document_comes_once_and_in_order_whatever_the_pieces(
     path = jsonl(tmp_path_factory.mktemp("pieces") / "a.jsonl", *lines)
     if not ended:
         path.write_bytes(path.read_bytes()[:-1])
-    items = read(path, piece_bytes)
+    # A letter may take twelve bytes of JSON.
+    items = read(path, piece_bytes, limits=Limits(row_bytes=1000))
     assert texts(items) == lines
     places = [int(item.place.partition("@")[2]) for item in items]
     assert places == sorted(set(places)) and places[0] == 0
@@ -182,6 +183,16 @@ def test_a_bad_row_is_passed_over_and_named(
     [dropped] = [item for item in items if isinstance(item, Dropped)]
     assert dropped.reason == reason and dropped.excerpt.startswith(excerpt)
     assert dropped.place == f"a.jsonl@{len(json.dumps({'text': 'before'})) + 1}"
+
+
+@pytest.mark.parametrize("beyond", [-1, 0, 1, 2, 300])
+def test_a_line_that_is_just_too_long_takes_no_other_with_it(tmp_path: Path, beyond: int) -> None:
+    """Its end may be the last byte that was read to find that out."""
+    bare = len(b'{"text": ""}\n')
+    line = b'{"text": "' + b"x" * (SMALL.row_bytes - bare + beyond) + b'"}'
+    items = read(jsonl(tmp_path / "a.jsonl", "before", line, "after"))
+    assert reasons(items) == (["LineTooLong"] if beyond > 0 else [])
+    assert [texts(items)[0], texts(items)[-1]] == ["before", "after"] and len(items) == 3
 
 
 def test_a_line_of_a_gigabyte_takes_no_memory(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,12 +55,6 @@ def ran(root: Path) -> list[int]:
 
 def whole(task: Writes) -> bool:
     return sorted(path.name for path in task.directory.iterdir()) == ["one.txt", "report.json", "two.txt"]
-
-
-@pytest.fixture(scope="module")
-def ray_of_two() -> Iterator[None]:
-    with crew(2):
-        yield
 
 
 def test_tasks_make_their_directories_and_reports(tmp_path: Path) -> None:
@@ -172,25 +165,52 @@ def test_equal_values_are_equal_texts(tmp_path: Path) -> None:
 # --- Ray -------------------------------------------------------------------------------------------
 
 
-def test_more_workers_make_the_same(tmp_path: Path, ray_of_two: None) -> None:
+def test_more_workers_make_the_same(tmp_path: Path) -> None:
     checks: list[int] = []
-    perform_all(some(tmp_path, 5), 2, lambda: checks.append(1))
-    assert all(map(whole, some(tmp_path, 5))) and ran(tmp_path) == [0, 1, 2, 3, 4] and len(checks) == 5
-    perform_all(some(tmp_path, 7), 2)
+    with crew(2):
+        perform_all(some(tmp_path, 5), 2, lambda: checks.append(1))
+        assert all(map(whole, some(tmp_path, 5))) and ran(tmp_path) == [0, 1, 2, 3, 4] and len(checks) == 5
+        perform_all(some(tmp_path, 7), 2)
     assert ran(tmp_path) == list(range(7)), "only what is missing"
 
 
 @pytest.mark.parametrize("fails", ["refused", "disk"])
-def test_an_error_of_a_worker_is_raised_as_it_is(tmp_path: Path, fails: str, ray_of_two: None) -> None:
-    with pytest.raises((WorkloadError, OSError)) as raised:
+def test_an_error_of_a_worker_is_raised_as_it_is(tmp_path: Path, fails: str) -> None:
+    # With the crew the tasks that had begun end, which others of the same names must not meet.
+    with pytest.raises((WorkloadError, OSError)) as raised, crew(2):
         perform_all(some(tmp_path, n1=fails), 2)
     if fails == "refused":
         assert isinstance(raised.value, WorkloadError)
         assert (raised.value.reason, raised.value.message) == (Reason.DATA_EMPTY, "sources[1]: is empty.")
     else:
         assert isinstance(raised.value, OSError) and raised.value.errno == errno.ENOSPC
-    perform_all(some(tmp_path), 2)
+    perform_all(some(tmp_path), 1)
     assert all(map(whole, some(tmp_path)))
+
+
+@pytest.mark.parametrize("address", ["", "10.0.0.1:6379"])
+def test_ray_is_started_here_unless_a_cluster_is_named(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray is asked for; neither of them is started."""
+    import ray
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: asked.append({"shutdown": True}))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with crew(3):
+        assert len(asked) == 1
+    here = {"address": "local", "num_cpus": 3, "_node_ip_address": "127.0.0.1"}
+    given = {name: asked[0].get(name) for name in here}
+    assert given == (dict.fromkeys(here) if address else here) and asked[1:] == [{"shutdown": True}]
+
+
+def test_one_worker_does_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "init", None)
+    with crew(1):
+        pass
 
 
 ERRORS = [

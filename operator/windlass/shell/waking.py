@@ -21,7 +21,7 @@ from windlass.shell.queue import KeyedQueue
 from windlass.shell.resources import FINE_TUNE_JOBS
 
 GATHER_SECONDS: Final = 0.2
-"""How long a pod that comes up may wait for its gang's others: each would be a round and a write of its own."""
+"""How long a pod that comes up, or goes with others, may wait for those: each would be a round of its own."""
 BUSY_GATHER_SECONDS: Final = 5.0
 """The same while many jobs are due: what only counts pods must not delay those that have none yet."""
 MANY_RUNS: Final = 50
@@ -76,7 +76,7 @@ class Waker:
         self._add_owner(body, gather=cache.get(metadata["namespace"], metadata["name"]) is not None)
 
     def on_pod(self, body: Json) -> None:
-        """A pod that ends or goes is looked at now; those of a gang that come up are looked at together."""
+        """A pod that ends or goes is looked at now; those that come up, or leave with their attempt, together."""
         metadata = body["metadata"]
         present = self._caches.pods.get(metadata["namespace"], metadata["name"]) is not None
         comes_up = (body.get("status") or {}).get("phase", "Pending") in ("Pending", "Running")

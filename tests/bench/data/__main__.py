@@ -3,7 +3,7 @@
 The text has planted repetitions, so that what each of them finds can be counted. Both run as a user would start them,
 in processes of their own: ours some times, the peer, which takes minutes, once, in an environment of its own built
 from pinned versions. A larger text and a tenth of it tell what a second worker brings, whose start takes seconds, and
-what memory does. That is the highest resident of the biggest process. Takes about 15 minutes on two cores.
+what memory does. That is the highest resident of the biggest process.
 """
 
 from __future__ import annotations

@@ -386,18 +386,6 @@ async def test_leaving_without_a_leader_and_ranks_ends_at_once(scene: Scene) -> 
     assert (await asyncio.wait_for(scene.task, 10)).step == 7
 
 
-async def test_leaving_when_the_leader_goes_ends_with_what_is_saved(scene: Scene) -> None:
-    await scene.lead()
-    link = await scene.joined()
-    await trains(scene, link)
-    scene.pod.leave()
-    await scene.hears(link, Leaving)
-    link.close()
-    verdict = await asyncio.wait_for(scene.task, 10)
-    assert (verdict.result, verdict.step) == ("Preempted", 7)
-    assert scene.pod.host.stops == ["Kill"]
-
-
 async def left_without_a_leader(scene: Scene) -> int:
     """The step that a follower tells which is asked to leave as its leader goes."""
     await scene.lead()
@@ -407,6 +395,11 @@ async def left_without_a_leader(scene: Scene) -> int:
     await scene.hears(link, Leaving)
     link.close()
     return (await asyncio.wait_for(scene.task, 10)).step
+
+
+async def test_leaving_when_the_leader_goes_ends_with_what_is_saved(scene: Scene) -> None:
+    assert await left_without_a_leader(scene) == 7
+    assert (await scene.task).result == "Preempted" and scene.pod.host.stops == ["Kill"]
 
 
 async def test_what_is_verified_is_looked_up_in_the_store(scene: Scene) -> None:

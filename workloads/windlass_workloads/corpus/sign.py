@@ -108,6 +108,6 @@ def batches(items: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def exact_keys(texts: list[bytes]) -> Any:
-    """128 bits of each text, as two numbers [documents, 2]; nobody can make two texts with the same."""
+    """128 bits of each text, as two numbers [documents, 2]; no way is known to make two texts with the same."""
     digests = (hashlib.blake2b(text, digest_size=16).digest() for text in texts)
     return np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)

@@ -18,7 +18,7 @@ import yaml
 from unit.core.builders import SETTINGS
 from windlass.api.contract import Report
 from windlass.api.meta import FailureClass, Reason, Rung
-from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.chains import TRAINING_CHAIN
 from windlass.core.decision import Decision
 from windlass.core.facts import gather
 from windlass.core.observed import ClaimView, Job, NodeView, ObjectView, Observed, PodView, Refusal
@@ -118,8 +118,8 @@ def test_every_judge_speaks_in_some_pair() -> None:
     for path in INPUTS:
         world = load(path)
         facts = gather(*seen_in(world), settings_of(world))
-        speaking.add(next(judge.__name__ for judge in FINETUNE_CHAIN if judge(facts) is not None))
-    assert speaking == {judge.__name__ for judge in FINETUNE_CHAIN}
+        speaking.add(next(judge.__name__ for judge in TRAINING_CHAIN if judge(facts) is not None))
+    assert speaking == {judge.__name__ for judge in TRAINING_CHAIN}
 
 
 def test_every_class_and_rung_is_shown() -> None:

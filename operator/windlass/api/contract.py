@@ -8,10 +8,11 @@ Every message carries the whole state it speaks of, so that a lost one costs not
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny, model_validator
 
 from windlass.api.base import Model, StatusModel
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
+from windlass.api.kinds import KINDS, KindName
 from windlass.api.meta import CONTRACT_VERSION, Exclusion, FailureClass, Phase, Rung, SuspectReason
 from windlass.api.status import (
     CheckpointRecord,
@@ -30,7 +31,7 @@ from windlass.api.status import (
 class RunIdentity(Model):
     """Which object a run belongs to."""
 
-    kind: Literal["FineTuneJob"]
+    kind: KindName
     namespace: str
     name: str
     uid: str
@@ -50,7 +51,7 @@ class RunConfig(Model):
     version: int = CONTRACT_VERSION
     run: RunIdentity
     attempt: int
-    spec: FineTuneJobSpec
+    spec: SerializeAsAny[TrainingJobSpec]
     leader_host: str = Field(description="Stable DNS name of the pod with index 0.")
     store_path: str = Field(description="Directory of this run: <mount>/<path>/<namespace>/<name>/<uid>.")
     report: ReportTarget | None = None
@@ -58,6 +59,16 @@ class RunConfig(Model):
         default="windlass_workloads.train.tasks",
         description="Module with preload(), prepare(context, channel) and train(context, channel).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_kind(cls, values: Any) -> Any:
+        """A spec that is still JSON, read as its kind's."""
+        if not isinstance(values, dict) or not isinstance(values.get("spec"), dict):
+            return values
+        run = values.get("run")
+        kind = KINDS.get(run.get("kind", "") if isinstance(run, dict) else getattr(run, "kind", ""))
+        return values if kind is None else values | {"spec": kind.spec.model_validate(values["spec"])}
 
 
 class Timeline(StatusModel):

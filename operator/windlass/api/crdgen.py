@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from pydantic import BaseModel
 
 from windlass.api import meta
-from windlass.api.finetune import ROOT_RULES, FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.kinds import KINDS, Kind
 from windlass.api.nodes import read
 from windlass.api.reference import page
-from windlass.api.rules import Rule
 from windlass.api.schema import Schema, of_node
+from windlass.api.status import JobStatus
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 HEADER: Final = "# Generated from operator/windlass/api by `make crds`. Do not edit.\n"
@@ -44,20 +43,6 @@ class Column:
         return column | {"priority": 1} if self.wide else column
 
 
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """One kind: its names, models, rules across metadata, and columns."""
-
-    kind: str
-    plural: str
-    short: str
-    text: str
-    spec: type[BaseModel]
-    status: type[BaseModel]
-    rules: tuple[Rule, ...]
-    columns: tuple[Column, ...]
-
-
 def _ready(field: str) -> str:
     return f'.status.conditions[?(@.type=="{meta.ConditionType.READY}")].{field}'
 
@@ -81,64 +66,51 @@ JOB_COLUMNS: Final = (
     Column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )
 
-DEFINITIONS: Final = (
-    Definition(
-        kind="FineTuneJob",
-        plural="finetunejobs",
-        short="ftj",
-        text=(
-            "FineTuneJob trains a language model further on your data, survives the loss of ranks, pods and "
-            "nodes by going on from the newest verified checkpoint, and says in its status what that cost."
-        ),
-        spec=FineTuneJobSpec,
-        status=FineTuneJobStatus,
-        rules=ROOT_RULES,
-        columns=JOB_COLUMNS,
-    ),
-)
+COLUMNS: Final = {"FineTuneJob": JOB_COLUMNS}
+"""By kind."""
 
 
-def schema(definition: Definition) -> Schema:
+def schema(kind: Kind) -> Schema:
     """The whole object's structural schema."""
     return {
         "type": "object",
-        "description": definition.text,
+        "description": kind.text,
         "required": ["spec"],
-        "x-kubernetes-validations": [rule.to_kubernetes() for rule in definition.rules],
+        "x-kubernetes-validations": [rule.to_kubernetes() for rule in kind.rules],
         "properties": {
             "apiVersion": {
                 "type": "string",
                 "description": f"Version of this API. Example: {meta.API_VERSION}.",
             },
-            "kind": {"type": "string", "description": f"Kind of this object: {definition.kind}."},
+            "kind": {"type": "string", "description": f"Kind of this object: {kind.name}."},
             # The longest name the server takes: rules about it need a bound for their cost.
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
-            "spec": of_node(read(definition.spec), "", spec=True),
+            "spec": of_node(read(kind.spec), "", spec=True),
             # One writer, always the whole of it: as one value it is compared and owned as such, and the server keeps
             # little about who owns which field, which it reads and writes with each status.
             "status": {
-                **of_node(read(definition.status), "", spec=False),
+                **of_node(read(JobStatus), "", spec=False),
                 "x-kubernetes-map-type": "atomic",
             },
         },
     }
 
 
-def custom_resource_definition(definition: Definition) -> dict[str, Any]:
+def custom_resource_definition(kind: Kind) -> dict[str, Any]:
     """The CustomResourceDefinition of one kind, ready to be applied."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{definition.plural}.{meta.GROUP}"},
+        "metadata": {"name": f"{kind.plural}.{meta.GROUP}"},
         "spec": {
             "group": meta.GROUP,
             "scope": "Namespaced",
             "names": {
-                "kind": definition.kind,
-                "listKind": f"{definition.kind}List",
-                "plural": definition.plural,
-                "singular": definition.kind.lower(),
-                "shortNames": [definition.short],
+                "kind": kind.name,
+                "listKind": f"{kind.name}List",
+                "plural": kind.plural,
+                "singular": kind.name.lower(),
+                "shortNames": [kind.short],
                 "categories": [meta.CATEGORY],
             },
             "versions": [
@@ -147,8 +119,8 @@ def custom_resource_definition(definition: Definition) -> dict[str, Any]:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": [column.to_kubernetes() for column in definition.columns],
-                    "schema": {"openAPIV3Schema": schema(definition)},
+                    "additionalPrinterColumns": [column.to_kubernetes() for column in COLUMNS[kind.name]],
+                    "schema": {"openAPIV3Schema": schema(kind)},
                 }
             ],
         },
@@ -175,17 +147,17 @@ _Plain.add_representer(str, _text)
 def outputs() -> dict[str, str]:
     """Every generated file: path below the repository's root, and text."""
     found: dict[str, str] = {}
-    for definition in DEFINITIONS:
+    for kind in KINDS.values():
         crd = yaml.dump(
-            custom_resource_definition(definition),
+            custom_resource_definition(kind),
             Dumper=_Plain,
             sort_keys=False,
             width=110,
             allow_unicode=True,
         )
-        found[f"crds/{definition.plural}.{meta.GROUP}.yaml"] = HEADER + crd
-        reference = page(definition.kind, definition.text, schema(definition))
-        found[f"docs/reference/{definition.kind.lower()}.md"] = reference
+        found[f"crds/{kind.plural}.{meta.GROUP}.yaml"] = HEADER + crd
+        reference = page(kind.name, kind.text, schema(kind))
+        found[f"docs/reference/{kind.name.lower()}.md"] = reference
     return found
 
 

@@ -1,59 +1,19 @@
 """FineTuneJob: the spec that people write and the status they read.
 
-The CRD in crds/ is generated from these models (see crdgen). Shared blocks live in `training` and
-`running`; only what is special to FineTuneJob, and rules across blocks, are here.
+The CRD in crds/ is generated from these models (see crdgen). What it shares with other kinds that train is in `jobs`;
+only what is special to FineTuneJob is here.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from windlass.api.base import Model
 from windlass.api.custom import CUSTOM_RULES, Custom
-from windlass.api.guards import GUARD_RULES, Guards
-from windlass.api.resuming import RESUME_RULES, Resume
-from windlass.api.rules import Computed, Hint, Rule, immutable, matches, quote
-from windlass.api.running import (
-    Checkpointing,
-    PodOverrides,
-    Recovery,
-    Resources,
-    Scheduling,
-    Tracking,
-)
-from windlass.api.status import JobStatus
-from windlass.api.training import Adapter, Data, ModelSource, Parallelism, Training
-
-DNS_LABEL: Final = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-NAME_LIMIT: Final = 40
-Block = TypeVar("Block", bound=Model)
-
-ROOT_RULES: Final = (
-    Rule(
-        cel=f"size(self.metadata.name) <= {NAME_LIMIT}",
-        holds=lambda value, _: len(value["metadata"]["name"]) <= NAME_LIMIT,
-        wrong="is too long for the names of its pods",
-        got="{self.metadata.name}, {length} characters",
-        allowed=f"up to {NAME_LIMIT} characters",
-        hint="choose a shorter name",
-        computed={
-            "length": Computed(
-                "string(size(self.metadata.name))", lambda value: str(len(value["metadata"]["name"]))
-            )
-        },
-        path="metadata.name",
-    ),
-    Rule(
-        cel=f"self.metadata.name.matches({quote(DNS_LABEL)})",
-        holds=lambda value, _: matches(DNS_LABEL, value["metadata"]["name"]),
-        wrong="cannot be the name of a Service",
-        got="{self.metadata.name}",
-        allowed="lower-case letters, digits and '-', first a letter, last a letter or digit",
-        hint="replace dots by '-' and begin with a letter",
-        path="metadata.name",
-    ),
-)
-"""Rules about metadata; the API server shows name and generateName to rules, nothing else of it."""
+from windlass.api.jobs import Input, TrainingJobSpec, given
+from windlass.api.rules import Rule, immutable
+from windlass.api.running import Checkpointing
+from windlass.api.training import Adapter, Data, ModelSource, Training
 
 
 class Method(Model):
@@ -62,18 +22,6 @@ class Method(Model):
     objective: Literal["SupervisedFineTuning"] = Field(
         default="SupervisedFineTuning", description="Training objective. Example: SupervisedFineTuning."
     )
-
-
-def _rows_per_pass(value: Any) -> int:
-    resources = value["resources"]
-    return int(resources["nodes"] * resources["ranksPerNode"] * value["training"]["microBatchSize"])
-
-
-def _batch_divides(value: Any, _: Any) -> bool:
-    if "training" not in value:
-        return True
-    rows = _rows_per_pass(value)
-    return rows < 1 or value["training"]["globalBatchSize"] % rows == 0
 
 
 def _has_validation(value: Any, _: Any) -> bool:
@@ -85,57 +33,7 @@ def _merge_has_adapter(value: Any, _: Any) -> bool:
     return not value["checkpoint"]["mergeAdapter"] or value.get("adapter", {}).get("type") == "LoRA"
 
 
-def _registers_output(value: Any, _: Any) -> bool:
-    return value["checkpoint"]["export"] != "None" or "registerAs" not in value.get("tracking", {}).get(
-        "mlflow", {}
-    )
-
-
-def _elastic_fits(value: Any, _: Any) -> bool:
-    elastic = value["recovery"].get("elastic")
-    return elastic is None or elastic["minNodes"] <= value["resources"]["nodes"]
-
-
-def _world(value: Any) -> int:
-    return int(value["resources"]["nodes"] * value["resources"]["ranksPerNode"])
-
-
-def _groups_fit(value: Any, _: Any) -> bool:
-    size = value["parallelism"].get("shardGroupSize")
-    return bool(size is None or size < 1 or _world(value) % size == 0)
-
-
-def _groups_fit_fewer_nodes(value: Any, _: Any) -> bool:
-    size, elastic = value["parallelism"].get("shardGroupSize"), value["recovery"].get("elastic")
-    if size is None or size < 1 or elastic is None:
-        return True
-    resources = value["resources"]
-    return bool(elastic["minNodes"] >= resources["nodes"] or resources["ranksPerNode"] % size == 0)
-
-
-def _starts_before_end(value: Any, _: Any) -> bool:
-    start, active = value.get("startDeadlineSeconds"), value.get("activeDeadlineSeconds")
-    return start is None or active is None or start <= active
-
-
-WORLD: Final = "self.resources.nodes * self.resources.ranksPerNode"
-ROWS: Final = f"{WORLD} * self.training.microBatchSize"
-
 CROSS_RULES: Final = (
-    Rule(
-        cel=f"!has(self.training) || {ROWS} < 1 || self.training.globalBatchSize % ({ROWS}) == 0",
-        holds=_batch_divides,
-        wrong="is not divisible by the rows of one pass over all ranks",
-        got=(
-            "{self.training.globalBatchSize} rows with {self.resources.nodes} nodes x "
-            "{self.resources.ranksPerNode} ranksPerNode x "
-            "{self.training.microBatchSize} microBatchSize = {rows}"
-        ),
-        allowed="a multiple of nodes x ranksPerNode x microBatchSize",
-        hint="change globalBatchSize to a multiple of {rows}, or microBatchSize",
-        computed={"rows": Computed(f"string({ROWS})", lambda value: str(_rows_per_pass(value)))},
-        path="training.globalBatchSize",
-    ),
     Rule(
         cel=(
             "!has(self.training) || !has(self.training.validateEverySteps) || !has(self.data) || "
@@ -157,100 +55,55 @@ CROSS_RULES: Final = (
         hint="add an adapter of type LoRA, or remove mergeAdapter",
         path="checkpoint.mergeAdapter",
     ),
-    Rule(
-        cel=(
-            "self.checkpoint.export != 'None' || !has(self.tracking) || !has(self.tracking.mlflow.registerAs)"
-        ),
-        holds=_registers_output,
-        wrong="there is no output to register",
-        got="checkpoint.export=None with tracking.mlflow.registerAs",
-        allowed="registerAs with checkpoint.export HuggingFace",
-        hint="set checkpoint.export: HuggingFace, or remove registerAs",
-        path="checkpoint.export",
-    ),
-    Rule(
-        cel="!has(self.recovery.elastic) || self.recovery.elastic.minNodes <= self.resources.nodes",
-        holds=_elastic_fits,
-        wrong="is more than all nodes",
-        got="{self.recovery.elastic.minNodes} with resources.nodes={self.resources.nodes}",
-        allowed="at most resources.nodes",
-        hint="lower minNodes, or raise resources.nodes",
-        path="recovery.elastic.minNodes",
-    ),
-    Rule(
-        cel=(
-            "!has(self.parallelism.shardGroupSize) || self.parallelism.shardGroupSize < 1 || "
-            f"({WORLD}) % self.parallelism.shardGroupSize == 0"
-        ),
-        holds=_groups_fit,
-        wrong="does not divide the ranks into equal groups",
-        got=(
-            "{self.parallelism.shardGroupSize} with {self.resources.nodes} nodes x "
-            "{self.resources.ranksPerNode} ranksPerNode = {world}"
-        ),
-        allowed="a number that divides nodes x ranksPerNode",
-        hint="use ranksPerNode, or remove shardGroupSize to split over all ranks",
-        computed={"world": Computed(f"string({WORLD})", lambda value: str(_world(value)))},
-        path="parallelism.shardGroupSize",
-    ),
-    Rule(
-        # Two numbers of nodes that follow each other both fit only if one node's ranks do.
-        cel=(
-            "!has(self.recovery.elastic) || !has(self.parallelism.shardGroupSize) || "
-            "self.parallelism.shardGroupSize < 1 || "
-            "self.recovery.elastic.minNodes >= self.resources.nodes || "
-            "self.resources.ranksPerNode % self.parallelism.shardGroupSize == 0"
-        ),
-        holds=_groups_fit_fewer_nodes,
-        wrong="the ranks of fewer nodes would not divide into groups of parallelism.shardGroupSize",
-        got=(
-            "minNodes {self.recovery.elastic.minNodes} of {self.resources.nodes} nodes x "
-            "{self.resources.ranksPerNode} ranksPerNode with shardGroupSize "
-            "{self.parallelism.shardGroupSize}"
-        ),
-        allowed="recovery.elastic with a shardGroupSize that divides ranksPerNode, or without one",
-        hint="set minNodes to resources.nodes, remove recovery.elastic, or create the job with another shardGroupSize",
-        path="recovery.elastic",
-    ),
-    Rule(
-        cel=(
-            "!has(self.startDeadlineSeconds) || !has(self.activeDeadlineSeconds) || "
-            "self.startDeadlineSeconds <= self.activeDeadlineSeconds"
-        ),
-        holds=_starts_before_end,
-        wrong="is later than activeDeadlineSeconds",
-        got="{self.startDeadlineSeconds}, activeDeadlineSeconds={self.activeDeadlineSeconds}",
-        allowed="at most activeDeadlineSeconds",
-        hint="lower startDeadlineSeconds, or raise activeDeadlineSeconds",
-        path="startDeadlineSeconds",
-    ),
 )
 
-IMMUTABLE: Final = (
+FROZEN: Final = (
     immutable("model", shown="model.uri"),
     immutable("data"),
     immutable("method"),
     immutable("adapter"),
     immutable("custom"),
-    immutable("training"),
-    immutable("parallelism"),
-    immutable("resources.nodes", shown="resources.nodes"),
-    immutable("resources.ranksPerNode", shown="resources.ranksPerNode"),
-    immutable("checkpoint.store", shown="checkpoint.store"),
-    immutable("scheduling.queue"),
 )
 
 
-class FineTuneJobSpec(Model):
-    """Desired state of a FineTuneJob."""
+class AdapterCheckpointing(Checkpointing):
+    """Where checkpoints go (`pvc://claim` or `pvc://claim/path`) and how many stay."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        *CUSTOM_RULES,
-        *CROSS_RULES,
-        *RESUME_RULES,
-        *GUARD_RULES,
-        *IMMUTABLE,
+        Rule(
+            cel="!self.mergeAdapter || self.export == 'HuggingFace'",
+            holds=lambda value, _: not value["mergeAdapter"] or value["export"] == "HuggingFace",
+            wrong="mergeAdapter needs an export",
+            got="mergeAdapter=true with export={self.export}",
+            allowed="mergeAdapter with export HuggingFace",
+            hint="set export: HuggingFace, or remove mergeAdapter",
+            path="mergeAdapter",
+        ),
     )
+
+    merge_adapter: bool = False
+    """Also write the base model with the adapter merged in. Only with an adapter of type LoRA.
+    Example: true."""
+
+
+class FineTuneTraining(Training):
+    """Optimisation. `globalBatchSize` is primary; accumulation follows from it and the world size."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.epochs) != has(self.maxSteps)",
+            holds=lambda value, _: ("epochs" in value) != ("maxSteps" in value),
+            wrong="exactly one of epochs and maxSteps must be set",
+            got="epochs={self.epochs}, maxSteps={self.maxSteps}",
+            allowed="epochs, or maxSteps",
+            hint="write epochs: 1 for one pass over the data, or maxSteps for a number of steps",
+        ),
+        *Training.rules,
+    )
+
+
+class FineTuning(Model):
+    """What only a FineTuneJob has, before the blocks that it shares."""
 
     # What only a job without a command of its own has; the properties below are for code that runs in such a job.
     model_block: ModelSource | None = Field(default=None, alias="model")
@@ -260,66 +113,41 @@ class FineTuneJobSpec(Model):
     Example: {sources: [{uri: pvc://data/sft/train.jsonl}]}."""
     method: Method = Field(default_factory=Method)
     """What is optimised. Cannot change after creation. Example: {objective: SupervisedFineTuning}."""
-    adapter: Adapter | None = None
+    adapter_block: Adapter | None = Field(default=None, alias="adapter")
     """Adapter to train; leave out for full fine-tuning. Cannot change after creation.
     Example: {type: LoRA, rank: 16}."""
-    training_block: Training | None = Field(default=None, alias="training")
-    """Optimisation settings. Required without custom. Cannot change after creation.
-    Example: {globalBatchSize: 16, epochs: 2}."""
-    parallelism: Parallelism = Field(default_factory=Parallelism)
-    """How model and optimiser are spread over ranks. Cannot change after creation.
-    Example: {strategy: FSDP}."""
-    custom: Custom | None = None
+    custom_block: Custom | None = Field(default=None, alias="custom")
     """A script of your own, run as torchrun runs it, in place of model, data, training, adapter and tracking; method
     and checkpoint.export mean nothing to it. Cannot change after creation.
     Example: {command: [python, /scripts/train.py]}."""
-    resources: Resources = Field(default_factory=Resources)
-    """Size of the gang and of its pods; nodes and ranksPerNode cannot change after creation.
-    Example: {nodes: 2, perNode: {cpu: "4", memory: 16Gi}}."""
-    checkpoint: Checkpointing
+
+
+class FineTuneJobSpec(TrainingJobSpec, FineTuning):
+    """Desired state of a FineTuneJob."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (*CUSTOM_RULES, *CROSS_RULES, *TrainingJobSpec.rules, *FROZEN)
+
+    training_block: FineTuneTraining | None = Field(default=None, alias="training")
+    """Optimisation settings. Required without custom. Cannot change after creation.
+    Example: {globalBatchSize: 16, epochs: 2}."""
+    checkpoint: AdapterCheckpointing
     """Where and how often checkpoints are written; store cannot change after creation.
     Example: {store: pvc://checkpoints, everySteps: 20}."""
-    resume: Resume = Field(default_factory=Resume)
-    """Which checkpoint a start begins from. Example: {from: Latest}."""
-    recovery: Recovery = Field(default_factory=Recovery)
-    """What is done when ranks, pods or nodes are lost. Example: {budgets: {crash: 3}}."""
-    guards: Guards = Field(default_factory=Guards)
-    """What is watched while training goes on, and what is done about it.
-    Example: {nonFinite: {action: Pause}, stall: {action: Notify}}."""
-    tracking: Tracking | None = None
-    """Where metrics and the model are recorded; nowhere if left out.
-    Example: {mlflow: {uri: "http://mlflow.windlass.svc:5000"}}."""
-    scheduling: Scheduling = Field(default_factory=Scheduling)
-    """How pods are placed; queue cannot change after creation. Example: {priorityClassName: batch-low}."""
-    pod: PodOverrides = Field(default_factory=PodOverrides)
-    """Overrides of the rendered pods. Example: {nodeSelector: {pool: gpu}}."""
-    suspend: bool = False
-    """true saves a checkpoint, removes the pods and keeps the job; false goes on. Example: true."""
-    ttl_seconds_after_finished: (
-        Annotated[int, Field(ge=0, le=31_536_000), Hint("leave it out to keep the job, 86400 is a day")]
-        | None
-    ) = None
-    """Seconds from when a job's end is told until it is deleted; kept if left out. Unit: seconds. Example: 86400."""
-    active_deadline_seconds: (
-        Annotated[
-            int,
-            Field(ge=60, le=31_536_000),
-            Hint("write whole seconds, 3600 is an hour; leave it out for no deadline"),
-        ]
-        | None
-    ) = None
-    """Seconds after creation at which an unfinished job fails, suspended time not counted; none if left
-    out. Unit: seconds. Example: 43200."""
-    start_deadline_seconds: (
-        Annotated[
-            int,
-            Field(ge=10, le=31_536_000),
-            Hint("write whole seconds, 600 is ten minutes; leave it out to wait"),
-        ]
-        | None
-    ) = None
-    """Seconds after creation within which all pods must have run once, a wait in a queue included; waits for ever if
-    left out. Unit: seconds. Example: 1800."""
+
+    @property
+    def custom(self) -> Custom | None:
+        """A command in place of model, data and training."""
+        return self.custom_block
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter to train; None for full fine-tuning."""
+        return self.adapter_block
+
+    @property
+    def merges_adapter(self) -> bool:
+        """Whether a model with the adapter merged in is wanted too."""
+        return self.checkpoint.merge_adapter
 
     @property
     def image(self) -> str | None:
@@ -332,29 +160,56 @@ class FineTuneJobSpec(Model):
         return 1 if self.custom is not None else self.training.global_batch_size
 
     @property
+    def objective(self) -> str:
+        """What is optimised."""
+        return self.method.objective
+
+    @property
     def model(self) -> ModelSource:
         """The model to start from; ValueError in a job with a command of its own."""
-        return _given(self.model_block, "model")
+        return given(self.model_block, "model")
+
+    @property
+    def start(self) -> ModelSource:
+        """The model to start from."""
+        return self.model
+
+    @property
+    def origin(self) -> str:
+        """The base model."""
+        return self.model.uri
 
     @property
     def data(self) -> Data:
         """The data; ValueError in a job with a command of its own."""
-        return _given(self.data_block, "data")
+        return given(self.data_block, "data")
 
     @property
-    def training(self) -> Training:
-        """Optimisation settings; ValueError in a job with a command of its own."""
-        return _given(self.training_block, "training")
+    def sequence_length(self) -> int:
+        """Tokens to which samples are cut."""
+        return self.data.sequence_length
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether a row holds several samples."""
+        return self.data.packing
 
-def _given(block: Block | None, name: str) -> Block:
-    if block is None:
-        raise ValueError(
-            f"spec.{name}: is not there (got nothing); allowed in jobs without spec.custom. "
-            "hint: ask for spec.custom first"
-        )
-    return block
+    @property
+    def facts(self) -> dict[str, object]:
+        """How samples become rows, and what is learned of them."""
+        return {"packing": self.data.packing, "loss_on": self.data.loss_on}
 
-
-class FineTuneJobStatus(JobStatus):
-    """Observed state of a FineTuneJob."""
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Model and data; none in a job with a command of its own."""
+        if self.custom is not None:
+            return ()
+        found = [Input(self.model.uri, "spec.model.uri", self.model.secret_ref)]
+        found += [
+            Input(source.uri, f"spec.data.sources[{place}].uri", source.secret_ref)
+            for place, source in enumerate(self.data.sources)
+        ]
+        held_out = self.data.validation
+        if held_out is not None and held_out.uri is not None:
+            found.append(Input(held_out.uri, "spec.data.validation.uri", self.data.sources[0].secret_ref))
+        return tuple(found)

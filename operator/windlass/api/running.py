@@ -104,18 +104,6 @@ class Resources(Model):
 class Checkpointing(Model):
     """Where checkpoints go (`pvc://claim` or `pvc://claim/path`) and how many stay."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!self.mergeAdapter || self.export == 'HuggingFace'",
-            holds=lambda value, _: not value["mergeAdapter"] or value["export"] == "HuggingFace",
-            wrong="mergeAdapter needs an export",
-            got="mergeAdapter=true with export={self.export}",
-            allowed="mergeAdapter with export HuggingFace",
-            hint="set export: HuggingFace, or remove mergeAdapter",
-            path="mergeAdapter",
-        ),
-    )
-
     store: StoreUri
     """Claim, and directory in it, for checkpoints and output; the run's own directory is made below it and
     stays when the job is deleted. With more than one node the claim must be ReadWriteMany. Example:
@@ -134,9 +122,6 @@ class Checkpointing(Model):
     export: Literal["HuggingFace", "None"] = "HuggingFace"
     """Form of the final output: a directory that transformers and peft load, or none.
     Example: HuggingFace."""
-    merge_adapter: bool = False
-    """Also write the base model with the adapter merged in. Only with an adapter of type LoRA.
-    Example: true."""
 
 
 BUDGET_HINT = Hint("0 fails the job at once, 5 is usual")

@@ -68,6 +68,8 @@ class Progress(StatusModel):
     """Loss of the last validation."""
     learning_rate: float | None = None
     """Learning rate of the last reported step."""
+    tokens: int | None = None
+    """Tokens trained on until that step, those of lost steps not counted."""
     tokens_per_second: float | None = None
     """Trained tokens per second over all ranks."""
     mfu: float | None = None

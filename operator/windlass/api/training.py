@@ -181,20 +181,39 @@ class Adapter(Model):
     Example: [q_proj, v_proj]."""
 
 
-class Scheduler(Model):
-    """Learning-rate schedule. `warmup` is a number of steps or a percentage of them."""
+StepsOrShare = Annotated[
+    str,
+    Field(pattern=r"^(0|[1-9][0-9]{0,8})$|^(100|[1-9]?[0-9])%$", min_length=1, max_length=16),
+    Hint(
+        'write "100" for steps or "3%" for a share of all steps',
+        allowed="steps, or a percentage up to 100%",
+    ),
+]
 
-    type: Literal["Cosine", "Linear", "Constant"] = "Cosine"
-    """Shape of the decay after the warm-up. Example: Linear."""
-    warmup: Annotated[
-        str,
-        Field(pattern=r"^(0|[1-9][0-9]{0,8})$|^(100|[1-9]?[0-9])%$", min_length=1, max_length=16),
-        Hint(
-            'write "100" for steps or "3%" for a share of all steps',
-            allowed="steps, or a percentage up to 100%",
+
+class Scheduler(Model):
+    """Learning-rate schedule. `warmup` and `decay` are numbers of steps or percentages of all."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.type == 'WSD' || !has(self.decay)",
+            holds=lambda value, _: value["type"] == "WSD" or "decay" not in value,
+            wrong="decay is for WSD only",
+            got="decay={self.decay} with type {self.type}",
+            allowed="decay with type WSD",
+            hint="remove decay, or set type: WSD",
+            path="decay",
         ),
-    ] = "0"
+    )
+
+    type: Literal["Cosine", "Linear", "Constant", "WSD"] = "Cosine"
+    """Shape after the warm-up: Cosine and Linear fall to zero over all steps, Constant stays, WSD (warm-up, stable,
+    decay) stays and falls linearly over the last steps. Example: Linear."""
+    warmup: StepsOrShare = "0"
     """Warm-up from zero: a number of steps, or a percentage of all steps. Example: "3%"."""
+    decay: StepsOrShare | None = None
+    """The last steps, over which WSD falls to zero: a number, or a percentage of all steps; 10% if left out.
+    Only with type WSD. Example: "20%"."""
 
 
 class Optimizer(Model):
@@ -218,17 +237,12 @@ def _warmup_fits(value: Any, _: Any) -> bool:
 
 
 class Training(Model):
-    """Optimisation. `globalBatchSize` is primary; accumulation follows from it and the world size."""
+    """Optimisation. `globalBatchSize` is primary; accumulation follows from it and the world size.
+
+    Kinds add the rule which of the fields that say how long to train must be set.
+    """
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="has(self.epochs) != has(self.maxSteps)",
-            holds=lambda value, _: ("epochs" in value) != ("maxSteps" in value),
-            wrong="exactly one of epochs and maxSteps must be set",
-            got="epochs={self.epochs}, maxSteps={self.maxSteps}",
-            allowed="epochs, or maxSteps",
-            hint="write epochs: 1 for one pass over the data, or maxSteps for a number of steps",
-        ),
         Rule(
             cel=(
                 "!has(self.maxSteps) || !self.scheduler.warmup.matches('^[0-9]{1,9}$') || "

@@ -8,12 +8,11 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from windlass.api.finetune import ROOT_RULES, FineTuneJobSpec
 from windlass.api.judging import Judge, Problem, closest, shown, text
+from windlass.api.kinds import KINDS
 from windlass.api.meta import API_VERSION
 from windlass.api.nodes import read
 
-KINDS: Final = {"FineTuneJob": (FineTuneJobSpec, ROOT_RULES)}
 TOP: Final = ("apiVersion", "kind", "metadata", "spec", "status")
 
 
@@ -34,7 +33,7 @@ def validate(document: Any, previous: dict[str, Any] | None = None) -> list[Prob
     if not _identified(judge, document) or not isinstance(kind, str):
         return judge.problems
     _metadata(judge, document)
-    model, root_rules = KINDS[kind]
+    model, root_rules = KINDS[kind].spec, KINDS[kind].rules
     spec = document.get("spec")
     if spec is None:
         allowed, hint = "a block of fields", f"write what the {kind} shall do"

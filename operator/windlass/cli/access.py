@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from windlass.api.kinds import KINDS, Kind
 from windlass.api.meta import GROUP, LABEL_INDEX, LABEL_RUN, VERSION
 from windlass.cli.cluster.paths import default_directory
 from windlass.cli.errors import CliError
 
-PLURAL = "finetunejobs"
 CONTAINER = "agent"
 Manifest = dict[str, Any]
 
@@ -51,25 +51,56 @@ class Access:
         return client.CustomObjectsApi(self.api)
 
     def job(self, name: str) -> Manifest:
-        """The FineTuneJob. Raises CliError."""
-        try:
-            found: Manifest = self.custom.get_namespaced_custom_object(
-                GROUP, VERSION, self.namespace, PLURAL, name
+        """The job of a name, or of a kind and a name as `ftj/support-bot`. Raises CliError."""
+        found, missing = [], None
+        for kind in kinds_of(name):
+            try:
+                found.append(self._one(kind, bare(name)))
+            except (
+                Exception
+            ) as problem:  # the client has many error types; `explain` raises what it does not know
+                if getattr(problem, "status", None) != 404:
+                    raise self.explain(problem, name) from problem
+                missing = problem
+        if len(found) > 1:
+            spelled = " or ".join(f"{KINDS[job['kind']].short}/{bare(name)}" for job in found)
+            raise CliError(
+                f"{name}: is the name of several jobs (got {spelled}). hint: write {spelled}", status=2
             )
-        except (
-            Exception
-        ) as problem:  # the client has many error types; `explain` raises what it does not know
-            raise self.explain(problem, name) from problem
-        return found
+        if not found:
+            assert missing is not None  # noqa: S101 - each kind has answered with one or the other
+            raise self.explain(missing, name) from missing
+        return found[0]
 
-    def names(self) -> list[str]:
-        """Jobs of the namespace."""
-        listed = self.custom.list_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL)
-        return sorted(item["metadata"]["name"] for item in listed["items"])
+    def jobs(self) -> list[Manifest]:
+        """Jobs of the namespace, of all kinds that the cluster knows, by name. Raises CliError where it knows none."""
+        found, missing = [], None
+        for kind in KINDS.values():
+            try:
+                listed = self.custom.list_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, kind.plural
+                )
+            except Exception as problem:  # see above
+                if getattr(problem, "status", None) != 404:
+                    raise self.explain(problem, kind.name) from problem
+                missing = problem
+                continue
+            found.append([item | {"kind": kind.name} for item in listed["items"]])
+        if not found and missing is not None:
+            raise self.explain(missing, "jobs") from missing
+        return sorted((job for jobs in found for job in jobs), key=lambda job: str(job["metadata"]["name"]))
+
+    def _one(self, kind: Kind, name: str) -> Manifest:
+        found: Manifest = self.custom.get_namespaced_custom_object(
+            GROUP, VERSION, self.namespace, kind.plural, name
+        )
+        return found | {"kind": kind.name}
 
     def pods(self, name: str) -> list[Any]:
         """Pods of a run by index, those that are being deleted last."""
-        listed = self.core.list_namespaced_pod(self.namespace, label_selector=f"{LABEL_RUN}={name}").items
+        listed = self.core.list_namespaced_pod(
+            self.namespace, label_selector=f"{LABEL_RUN}={bare(name)}"
+        ).items
         return sorted(listed, key=lambda pod: (pod.metadata.deletion_timestamp is not None, index_of(pod)))
 
     def run_in(self, pod: str, command: Sequence[str]) -> str:
@@ -141,15 +172,13 @@ class Access:
 
     def _not_found(self, name: str, body: str) -> str:
         if "page not found" in body:
-            return (
-                "FineTuneJob: the cluster does not know this kind. hint: install the chart, charts/windlass"
-            )
+            return f"{', '.join(KINDS)}: the cluster does not know this kind. hint: install the chart, charts/windlass"
         try:
-            names = self.names()
+            names = [job["metadata"]["name"] for job in self.jobs()]
         except Exception:  # only to make the sentence better
             names = []
         return (
-            f"{name}: there is no such FineTuneJob in namespace {self.namespace} "
+            f"{name}: there is no such job in namespace {self.namespace} "
             f"(there: {', '.join(names) or 'none'}). hint: choose another namespace with -n"
         )
 
@@ -157,6 +186,24 @@ class Access:
         from kubernetes import client
 
         return client.CoreV1Api(client.ApiClient(self.api.configuration))
+
+
+def bare(name: str) -> str:
+    """A job's name without the kind that may stand before it."""
+    return name.rpartition("/")[2]
+
+
+def kinds_of(name: str) -> list[Kind]:
+    """The kinds that a name may be of. Raises CliError for one that is not ours."""
+    written = name.rpartition("/")[0].lower()
+    found = [kind for kind in KINDS.values() if written in ("", kind.name.lower(), kind.plural, kind.short)]
+    if not found:
+        allowed = ", ".join(kind.short for kind in KINDS.values())
+        raise CliError(
+            f"{name}: there is no such kind (got {written}); allowed: {allowed}. hint: leave the kind out",
+            status=2,
+        )
+    return found
 
 
 def index_of(pod: Any) -> int:

@@ -19,9 +19,10 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from windlass.api.kinds import KINDS
 from windlass.api.meta import STORE_MOUNT
 from windlass.api.uris import split_claim_uri
-from windlass.cli.access import CONTAINER, Access
+from windlass.cli.access import CONTAINER, Access, bare
 from windlass.cli.cluster.paths import Layout, default_directory
 from windlass.cli.errors import CliError
 
@@ -56,7 +57,7 @@ out.close()
 
 def fetch_command(options: argparse.Namespace, access: Access) -> int:
     """Copy and say where to."""
-    target = Path(options.to or options.name)
+    target = Path(options.to or bare(options.name))
     part = fetch(access, options.name, target)
     print(f"{target / part}: fetched, every digest is right")
     return 0
@@ -73,7 +74,7 @@ def fetch(access: Access, name: str, target: Path) -> str:
         if local is not None and (local / directory).is_dir():
             copy_local(local / directory, part, Path(scratch))
         else:
-            with ReaderPod(access, name, claim) as (pod, python):
+            with ReaderPod(access, bare(name), claim) as (pod, python):
                 receive(
                     access,
                     pod,
@@ -93,8 +94,9 @@ def output_uri(job: dict[str, Any]) -> str:
     name = job["metadata"]["name"]
     output = (job.get("status") or {}).get("output") or {}
     if not output.get("uri"):
+        place = f"{KINDS[job['kind']].short}/{name}"
         raise CliError(
-            f"{name}: has no output yet. hint: wait with `kubectl wait --for=condition=Ready ftj/{name}`; "
+            f"{name}: has no output yet. hint: wait with `kubectl wait --for=condition=Ready {place}`; "
             "checkpoint.export must be HuggingFace"
         )
     return str(output["uri"])

@@ -15,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.jobs import TrainingJobSpec
+from windlass.api.kinds import KINDS
 from windlass.api.meta import GROUP
-from windlass.api.status import Plan
+from windlass.api.status import JobStatus, Plan
 from windlass.api.validation import validate as problems_of
 from windlass.cli.documents import Source, read
 from windlass.cli.errors import CliError
@@ -53,7 +54,7 @@ def plan_command(options: argparse.Namespace) -> int:
     step = step_seconds(options.step_seconds) if options.step_seconds is not None else None
     prices = read_prices(Path(options.prices)) if options.prices is not None else None
     for source in _valid(sources):
-        spec = FineTuneJobSpec.model_validate(source.document["spec"])
+        spec = spec_of(source.document)
         made = arithmetic_plan(spec, rows=options.rows)
         if options.model_config is not None:
             made = with_model(made, spec, Path(options.model_config))
@@ -101,16 +102,21 @@ class _Dumper(yaml.SafeDumper):
 def as_job(document: dict[str, Any], *, namespace: str) -> Job:
     """The document as the operator would see it right after creation, with a placeholder UID."""
     metadata = document["metadata"]
-    spec = FineTuneJobSpec.model_validate(document["spec"])
     return Job(
+        kind=document["kind"],
         namespace=metadata.get("namespace", namespace),
         name=metadata.get("name") or f"{metadata['generateName']}xxxxx",
         uid=PLACEHOLDER_UID,
         generation=1,
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        status=FineTuneJobStatus(),
-        spec=spec,
+        status=JobStatus(),
+        spec=spec_of(document),
     )
+
+
+def spec_of(document: dict[str, Any]) -> TrainingJobSpec:
+    """The spec of a document that is valid."""
+    return KINDS[document["kind"]].spec.model_validate(document["spec"])
 
 
 def _ours(sources: list[Source]) -> list[Source]:
@@ -123,14 +129,18 @@ def _ours(sources: list[Source]) -> list[Source]:
     if not ours:
         kinds = sorted({str(source.document.get("kind")) for source in sources})
         raise CliError(
-            f"-f: holds no job of Windlass (got {', '.join(kinds)}); allowed: FineTuneJob", status=2
+            f"-f: holds no job of Windlass (got {', '.join(kinds)}); allowed: {', '.join(KINDS)}", status=2
         )
     return ours
 
 
 def _could_be_ours(document: dict[str, Any]) -> bool:
     version, kind = str(document.get("apiVersion", "")), str(document.get("kind", ""))
-    return not version or version.startswith(GROUP) or "finetune" in kind.lower()
+    return (
+        not version
+        or version.startswith(GROUP)
+        or any(name.lower().removesuffix("job") in kind.lower() for name in KINDS)
+    )
 
 
 def _valid(sources: list[Source]) -> list[Source]:
@@ -146,7 +156,7 @@ def _title(document: dict[str, Any]) -> str:
     return f"{document['kind']}/{metadata.get('name') or metadata.get('generateName')}"
 
 
-def _work(spec: FineTuneJobSpec, made: Plan, rows: int | None) -> list[tuple[str, str]]:
+def _work(spec: TrainingJobSpec, made: Plan, rows: int | None) -> list[tuple[str, str]]:
     """Lines about what a step is; for a command of the user's own, the command."""
     if spec.custom is not None:
         return [
@@ -166,7 +176,7 @@ def _why_unknown(rows: int | None) -> str:
     )
 
 
-def _checkpoints(spec: FineTuneJobSpec, steps: int | None) -> str:
+def _checkpoints(spec: TrainingJobSpec, steps: int | None) -> str:
     count = f"{steps // spec.checkpoint.every_steps} in all, " if steps else ""
     mode = "while training goes on" if spec.checkpoint.asynchronous else "while training waits"
     return f"{count}one every {spec.checkpoint.every_steps} steps, written {mode}, {spec.checkpoint.keep_last} kept"

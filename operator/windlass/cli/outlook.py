@@ -14,7 +14,7 @@ from typing import Final
 
 import yaml
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.status import Plan
 from windlass.cli.documents import Source
 from windlass.cli.errors import CliError
@@ -70,7 +70,7 @@ def read_prices(path: Path) -> PriceList:
 
 
 def outlook_rows(
-    spec: FineTuneJobSpec, plan: Plan, step: StepSeconds | None, prices: PriceList | None
+    spec: TrainingJobSpec, plan: Plan, step: StepSeconds | None, prices: PriceList | None
 ) -> list[tuple[str, str]]:
     """Lines of the plan about time and money, each with what it leaves out."""
     rows = [("duration", time_text(plan.total_steps, step))]
@@ -90,7 +90,7 @@ def time_text(steps: int | None, step: StepSeconds | None) -> str:
     return f"{band} for the steps; starting, saves, validation and failures come on top"
 
 
-def cost_text(spec: FineTuneJobSpec, steps: int | None, step: StepSeconds | None, prices: PriceList) -> str:
+def cost_text(spec: TrainingJobSpec, steps: int | None, step: StepSeconds | None, prices: PriceList) -> str:
     """What the pods cost while the steps are taken, or as long as that is not known, in an hour."""
     rate = spec.resources.nodes * pod_rate(requested(spec), prices.per_hour)
     hourly = f"{shown(rate)} {prices.currency} per hour"
@@ -101,7 +101,7 @@ def cost_text(spec: FineTuneJobSpec, steps: int | None, step: StepSeconds | None
     return f"{band} {prices.currency} for the steps, at {hourly}"
 
 
-def claim_warnings(spec: FineTuneJobSpec, claims: Mapping[str, tuple[str, ...]]) -> list[str]:
+def claim_warnings(spec: TrainingJobSpec, claims: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Claims among the manifests that not all nodes can mount, which would stop the job before its first pod."""
     nodes, store = spec.resources.nodes, names.store_claim(spec)
     return [

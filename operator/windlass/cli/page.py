@@ -11,8 +11,7 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.status import CheckpointRecord, RecoveryRecord
+from windlass.api.status import CheckpointRecord, JobStatus, RecoveryRecord
 from windlass.cli import timeline, view
 from windlass.cli.page_style import STYLE
 from windlass.core.observed import parse_status
@@ -111,7 +110,7 @@ def key(names: Iterable[tuple[str, str]]) -> str:
 # --- sections -------------------------------------------------------------------------------------
 
 
-def summary(job: dict[str, Any], status: FineTuneJobStatus) -> str:
+def summary(job: dict[str, Any], status: JobStatus) -> str:
     """How it stands, what it made, and the last failure."""
     progress, goodput = status.progress, status.goodput
     total = progress.total_steps or status.plan.total_steps
@@ -133,7 +132,7 @@ def summary(job: dict[str, Any], status: FineTuneJobStatus) -> str:
     return section("Summary", facts(pairs), failure(status))
 
 
-def failure(status: FineTuneJobStatus) -> str:
+def failure(status: JobStatus) -> str:
     """The last failure with evidence and hint, as `windlass status` shows it."""
     lines = view.trouble_lines(status)
     return f"<pre>{escape(chr(10).join(lines))}</pre>\n" if lines else ""
@@ -144,7 +143,7 @@ def number(value: float | None) -> str | None:
     return f"{value:.4f}" if value is not None else None
 
 
-def time_spent(status: FineTuneJobStatus) -> str:
+def time_spent(status: JobStatus) -> str:
     """Parts of goodput as one bar and a table."""
     shown = [(name, value) for name, value in timeline.parts(status.goodput.seconds) if value > 0]
     whole = sum(value for _, value in shown)
@@ -189,7 +188,7 @@ def life(story: timeline.Story) -> str:
     )
 
 
-def recoveries(job: dict[str, Any], status: FineTuneJobStatus) -> str:
+def recoveries(job: dict[str, Any], status: JobStatus) -> str:
     """A row for each of the last recoveries, its evidence below."""
     if not status.recoveries:
         return ""
@@ -240,7 +239,7 @@ def evidence(row: RecoveryRecord) -> str:
     )
 
 
-def checkpoints(status: FineTuneJobStatus) -> str:
+def checkpoints(status: JobStatus) -> str:
     """The ledger; the column of losses only where one is known."""
     rows = status.checkpoints
     if not rows:

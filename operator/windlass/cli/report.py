@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from windlass.api.kinds import KINDS
 from windlass.cli import documents, page
 from windlass.cli.access import Access
 from windlass.cli.errors import CliError
-
-KIND = "FineTuneJob"
 
 
 def report_command(options: argparse.Namespace, connect: Callable[[], Access]) -> int:
@@ -43,7 +42,7 @@ def from_file(path: str, name: str | None) -> dict[str, Any]:
         names = ", ".join(job["metadata"]["name"] for job in found) or "none"
         wanted = f"one job named {name}" if name else "one job"
         raise CliError(
-            f"-f: {path} holds not just {wanted} (there: {names}); allowed: a FineTuneJob with its status. "
+            f"-f: {path} holds not just {wanted} (there: {names}); allowed: a job with its status. "
             "hint: `kubectl get ftj NAME -o yaml > run.yaml`, and name the job where a file has several",
             status=2,
         )
@@ -51,14 +50,14 @@ def from_file(path: str, name: str | None) -> dict[str, Any]:
 
 
 def jobs_in(document: Any) -> list[dict[str, Any]]:
-    """FineTuneJobs with a name in a document, which may be a List."""
+    """Jobs with a name in a document, which may be a List."""
     if not isinstance(document, dict):
         return []
     if isinstance(document.get("items"), list):
         return [job for item in document["items"] for job in jobs_in(item)]
     metadata = document.get("metadata")
     named = isinstance(metadata, dict) and isinstance(metadata.get("name"), str) and metadata["name"] != ""
-    return [document] if document.get("kind", KIND) == KIND and named else []
+    return [document] if document.get("kind") in KINDS and named else []
 
 
 def write(target: Path, text: str) -> None:

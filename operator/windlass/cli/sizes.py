@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.status import Plan
 from windlass.cli.errors import CliError
 from windlass.core.planning.estimate import bytes_text, sized
 from windlass.core.planning.shape import FAMILIES, from_config
 
 
-def with_model(plan: Plan, spec: FineTuneJobSpec, path: Path) -> Plan:
+def with_model(plan: Plan, spec: TrainingJobSpec, path: Path) -> Plan:
     """The plan with what follows from the model's sizes; CliError for a file that does not tell them."""
     if spec.custom is not None:
         raise CliError(
@@ -45,13 +45,13 @@ def with_model(plan: Plan, spec: FineTuneJobSpec, path: Path) -> Plan:
     return sized(plan, spec, shape, half=computes_in_half(spec))
 
 
-def computes_in_half(spec: FineTuneJobSpec) -> bool:
+def computes_in_half(spec: TrainingJobSpec) -> bool:
     """What training.precision will come to: Auto takes bf16 on accelerators, and here counts as fp32 on CPUs."""
     precision = spec.training.precision
     return precision == "BF16" or (precision == "Auto" and spec.resources.accelerator.count > 0)
 
 
-def size_rows(spec: FineTuneJobSpec, plan: Plan) -> list[tuple[str, str]]:
+def size_rows(spec: TrainingJobSpec, plan: Plan) -> list[tuple[str, str]]:
     """Lines of the plan about sizes; none while the model is not known."""
     memory = plan.memory_per_rank
     if memory is None:
@@ -67,7 +67,7 @@ def size_rows(spec: FineTuneJobSpec, plan: Plan) -> list[tuple[str, str]]:
         ("model", f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters trained, in {number}"),
         (
             "memory",
-            f"{bytes_text(memory.total)} per rank {place}, at rows of {spec.data.sequence_length} tokens",
+            f"{bytes_text(memory.total)} per rank {place}, at rows of {spec.sequence_length} tokens",
         ),
         ("", ", ".join(parts)),
     ]

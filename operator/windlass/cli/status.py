@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from windlass.api.meta import GROUP, VERSION, ConditionType
+from windlass.api.meta import ConditionType
 from windlass.cli import view
-from windlass.cli.access import PLURAL, Access
+from windlass.cli.access import Access
 from windlass.core.observed import parse_status
 
 POLL_SECONDS = 1.0
@@ -25,11 +25,7 @@ Show = Callable[[dict[str, Any]], None]
 def status_command(options: argparse.Namespace, access: Access) -> int:
     """Print; with -w the exit status says whether the job completed."""
     if options.name is None:
-        listed = access.custom.list_namespaced_custom_object(GROUP, VERSION, access.namespace, PLURAL)
-        print(
-            "\n".join(line(job) for job in listed["items"])
-            or f"no FineTuneJob in namespace {access.namespace}"
-        )
+        print("\n".join(map(line, access.jobs())) or f"no job in namespace {access.namespace}")
         return 0
     if options.watch:
         return watch(access, options.name)

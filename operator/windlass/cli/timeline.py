@@ -13,8 +13,7 @@ from itertools import pairwise
 from textwrap import wrap
 from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.status import CheckpointRecord, GoodputSeconds, RecoveryRecord
+from windlass.api.status import CheckpointRecord, GoodputSeconds, JobStatus, RecoveryRecord
 from windlass.core.observed import parse_time
 
 WIDTH: Final = 64
@@ -57,7 +56,7 @@ class Story:
     checkpoints: tuple[tuple[float, CheckpointRecord], ...]
 
 
-def tell(job: dict[str, Any], status: FineTuneJobStatus) -> Story | None:
+def tell(job: dict[str, Any], status: JobStatus) -> Story | None:
     """The story as far as status knows it; None before anything has a time."""
     begin = created_at(job)
     if begin is None:
@@ -100,14 +99,14 @@ def clamp(value: float, length: float) -> float:
     return min(max(value, 0.0), length)
 
 
-def instants(status: FineTuneJobStatus) -> list[datetime | None]:
+def instants(status: JobStatus) -> list[datetime | None]:
     """Everything dated in the status."""
     rows = [row.committed_at for row in status.checkpoints] + [row.at for row in status.recoveries]
     marks = [status.admitted_at, status.started_at, status.finished_at, status.suspended_at]
     return [*rows, *marks, status.progress.updated_at]
 
 
-def painted(begin: datetime, length: float, status: FineTuneJobStatus) -> list[Span]:
+def painted(begin: datetime, length: float, status: JobStatus) -> list[Span]:
     """What is known, later ones over earlier ones."""
     admitted = seconds(begin, status.admitted_at) if status.admitted_at else length
     started = seconds(begin, status.started_at) if status.started_at else length
@@ -159,7 +158,7 @@ def parts(goodput: GoodputSeconds) -> list[tuple[str, float]]:
     return [(name, max(getattr(goodput, name, 0.0), 0.0)) for name in LETTERS]
 
 
-def draw(story: Story, status: FineTuneJobStatus, width: int = WIDTH) -> list[str]:
+def draw(story: Story, status: JobStatus, width: int = WIDTH) -> list[str]:
     """Three bars of the same width: what it was doing when, which checkpoints, and shares of the seconds."""
     track = "".join(
         TRACK[one.what] * count

@@ -1,4 +1,4 @@
-"""A FineTuneJob as text: progress with a bar, ledger, recoveries, goodput and the last failure.
+"""A job as text: progress with a bar, ledger, recoveries, goodput and the last failure.
 
 Pure: `windlass status` and the demo print what `describe` returns. It must never fail on a status that an
 older or newer operator wrote.
@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Exclusion, Reason
 from windlass.api.rules import look_up
-from windlass.api.status import Condition, Progress, RecoveryRecord
+from windlass.api.status import Condition, JobStatus, Progress, RecoveryRecord
 from windlass.cli import timeline
 from windlass.core.names import store_uri
 from windlass.core.observed import parse_status
@@ -39,23 +38,23 @@ def describe(job: dict[str, Any]) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def condition(status: FineTuneJobStatus, kind: ConditionType) -> Condition | None:
+def condition(status: JobStatus, kind: ConditionType) -> Condition | None:
     """The condition of a type."""
     return next((item for item in status.conditions if item.type == kind), None)
 
 
-def is_true(status: FineTuneJobStatus, kind: ConditionType) -> bool:
+def is_true(status: JobStatus, kind: ConditionType) -> bool:
     """Whether the condition is there and True."""
     found = condition(status, kind)
     return found is not None and found.status == "True"
 
 
-def is_finished(status: FineTuneJobStatus) -> bool:
+def is_finished(status: JobStatus) -> bool:
     """Whether nothing more will happen."""
     return is_true(status, ConditionType.COMPLETE) or is_true(status, ConditionType.FAILED)
 
 
-def heading(job: dict[str, Any], status: FineTuneJobStatus) -> str:
+def heading(job: dict[str, Any], status: JobStatus) -> str:
     """Name and the summarising condition; while training goes on, the bar says more than its message."""
     metadata = job["metadata"]
     ready = condition(status, ConditionType.READY)
@@ -82,7 +81,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def progress_lines(status: FineTuneJobStatus) -> list[str]:
+def progress_lines(status: JobStatus) -> list[str]:
     """Bar, step, loss, speed and what is left."""
     progress = status.progress
     total = progress.total_steps or status.plan.total_steps
@@ -109,7 +108,7 @@ def eta_band(progress: Progress) -> str:
     return f" ({duration(progress.eta_low_seconds)} to {duration(progress.eta_high_seconds)})"
 
 
-def plan_lines(status: FineTuneJobStatus) -> list[str]:
+def plan_lines(status: JobStatus) -> list[str]:
     """What preflight found."""
     plan = status.plan
     facts = []
@@ -125,7 +124,7 @@ def plan_lines(status: FineTuneJobStatus) -> list[str]:
     return lines + [f"warning     {text}" for text in plan.warnings]
 
 
-def ledger_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+def ledger_lines(job: dict[str, Any], status: JobStatus) -> list[str]:
     """Verified checkpoints, newest first, and where they are: what another job's resume.from may name."""
     lines = [
         f"  step {row.step:<7} incarnation {row.incarnation:<3} {bytes_text(row.bytes):>10}  {row.digest[:19]}"
@@ -143,7 +142,7 @@ def place(job: dict[str, Any]) -> str:
     return f" in {store_uri(store, namespace=namespace, name=metadata['name'], uid=metadata['uid'])}"
 
 
-def timeline_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+def timeline_lines(job: dict[str, Any], status: JobStatus) -> list[str]:
     """The run's life as bars over time; nothing before anything has a time."""
     story = timeline.tell(job, status)
     if story is None:
@@ -154,7 +153,7 @@ def timeline_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
     ]
 
 
-def recovery_lines(job: dict[str, Any], status: FineTuneJobStatus) -> list[str]:
+def recovery_lines(job: dict[str, Any], status: JobStatus) -> list[str]:
     """When what died, how the run went on and what it cost."""
     begin = timeline.created_at(job)
     lines = [
@@ -191,7 +190,7 @@ def recovery_line(row: RecoveryRecord) -> str:
     )
 
 
-def suspect_lines(status: FineTuneJobStatus) -> list[str]:
+def suspect_lines(status: JobStatus) -> list[str]:
     """Nodes that the run avoids, until when and why."""
     lines = [
         f"  {row.name}  {row.reason}, {'excluded' if row.exclusion is Exclusion.REQUIRED else 'avoided'} "
@@ -202,7 +201,7 @@ def suspect_lines(status: FineTuneJobStatus) -> list[str]:
     return ["suspect nodes", *lines] if lines and not is_finished(status) else []
 
 
-def goodput_lines(status: FineTuneJobStatus) -> list[str]:
+def goodput_lines(status: JobStatus) -> list[str]:
     """Where the time went."""
     goodput = status.goodput
     if goodput.ratio is None:
@@ -212,7 +211,7 @@ def goodput_lines(status: FineTuneJobStatus) -> list[str]:
     return [f"goodput     {goodput.ratio:.1%} of {duration(goodput.since_admission)}: {spent}"]
 
 
-def cost_lines(status: FineTuneJobStatus) -> list[str]:
+def cost_lines(status: JobStatus) -> list[str]:
     """Money so far, if the operator has prices."""
     cost = status.cost
     if cost is None:
@@ -225,7 +224,7 @@ def cost_lines(status: FineTuneJobStatus) -> list[str]:
     return [f"cost        {', '.join(facts)}"]
 
 
-def trouble_lines(status: FineTuneJobStatus) -> list[str]:
+def trouble_lines(status: JobStatus) -> list[str]:
     """Degradations and, while it matters, the last failure with its hint."""
     degraded = (*DEGRADATIONS, ConditionType.SHRUNK, ConditionType.STALLED)
     lines = [
@@ -241,7 +240,7 @@ def trouble_lines(status: FineTuneJobStatus) -> list[str]:
     return lines
 
 
-def result_lines(status: FineTuneJobStatus) -> list[str]:
+def result_lines(status: JobStatus) -> list[str]:
     """Where the result and its record are."""
     lines = []
     if status.output is not None:

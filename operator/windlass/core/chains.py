@@ -14,7 +14,7 @@ from windlass.core.judges import elastic, gang, lifecycle, nodes, paused, queued
 
 Judge = Callable[[Facts], Outcome | None]
 
-FINETUNE_CHAIN: Final[tuple[Judge, ...]] = (
+TRAINING_CHAIN: Final[tuple[Judge, ...]] = (
     lifecycle.being_deleted,  # touch nothing; owner references clean up
     lifecycle.is_finished,  # ended stays ended; honour the TTL, nothing else
     lifecycle.verdict_reached,  # the leader said Succeeded or Failed: write it down

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from windlass.api.contract import Orders, Report, TerminationMessage, Verdict
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.meta import ConditionType, Rung
 from windlass.api.running import Elastic
-from windlass.api.status import Member
+from windlass.api.status import JobStatus, Member
 from windlass.core import names, suspects
 from windlass.core.decision import Delete, Event, Manifest
 from windlass.core.gang import is_same_member
@@ -45,7 +45,7 @@ class Slot:
 class Outcome:
     """What a judge says. `quiet` means that status stays as stored."""
 
-    status: FineTuneJobStatus
+    status: JobStatus
     applies: tuple[Manifest, ...] = ()
     creates: tuple[Manifest, ...] = ()
     deletes: tuple[Delete, ...] = ()
@@ -65,7 +65,7 @@ class Facts:
     seen: Observed
     now: datetime
     settings: RenderSettings
-    status: FineTuneJobStatus
+    status: JobStatus
     report: Report | None
     pods: tuple[PodView, ...]
     slots: tuple[Slot, ...]
@@ -78,7 +78,7 @@ class Facts:
     is_told_whole: bool = True
 
     @property
-    def spec(self) -> FineTuneJobSpec:
+    def spec(self) -> TrainingJobSpec:
         """The spec; judges behind `spec_is_invalid` may use it."""
         if self.job.spec is None:
             raise ValueError(f"spec: does not parse (got {self.job.spec_error}); judges must check first")
@@ -157,7 +157,7 @@ class Facts:
         """Whether nothing that replaces this pod may start yet. A zombie on a lost node is fenced instead."""
         return not pod.is_terminal and not self.is_out_of_reach(pod)
 
-    def state(self, aspects: Iterable[Aspect], **update: Any) -> FineTuneJobStatus:
+    def state(self, aspects: Iterable[Aspect], **update: Any) -> JobStatus:
         """The status with conditions set and fields updated."""
         beside = progress.degradations(self.status, self.told) if self.told is not None else ()
         if not self.is_told_whole:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.status import Gang, Member
 
 
@@ -18,7 +18,7 @@ def next_attempt(gang: Gang, nodes: int) -> Gang:
     return Gang(attempt=gang.attempt + 1, last_ticket=gang.last_ticket + nodes, members=members)
 
 
-def first_gang(spec: FineTuneJobSpec) -> Gang:
+def first_gang(spec: TrainingJobSpec) -> Gang:
     """The gang of a run that has never had one."""
     return next_attempt(Gang(), spec.resources.nodes)
 

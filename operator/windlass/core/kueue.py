@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 
 PREFIX: Final = "kueue.x-k8s.io"
 LABEL_QUEUE: Final = f"{PREFIX}/queue-name"
@@ -33,7 +33,7 @@ class Marks:
     spec: dict[str, Any] = field(default_factory=dict)
 
 
-def is_grouped(spec: FineTuneJobSpec) -> bool:
+def is_grouped(spec: TrainingJobSpec) -> bool:
     """Whether the pods are counted as a group. One pod is not: Kueue lets a plain pod go as soon as it is deleted."""
     return spec.scheduling.queue is not None and spec.resources.nodes > 1
 
@@ -43,7 +43,7 @@ def group_name(run: str, uid: str, attempt: int) -> str:
     return f"{run}-{uid[:8]}-{attempt}"
 
 
-def marks(run: str, uid: str, spec: FineTuneJobSpec, *, attempt: int) -> Marks:
+def marks(run: str, uid: str, spec: TrainingJobSpec, *, attempt: int) -> Marks:
     """What the pods of an attempt carry; nothing without a queue."""
     queue = spec.scheduling.queue
     if queue is None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from windlass.api import meta
-from windlass.api.finetune import FineTuneJobSpec
-from windlass.api.training import SecretReference
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.uris import split_claim_uri
 
-KIND = "FineTuneJob"
 ANNOTATION_DIGEST = f"{meta.GROUP}/digest"
 LEADER = 0
 """Index of the pod that leads."""
@@ -49,31 +47,31 @@ def leader_host(run: str, namespace: str) -> str:
     return f"{host_name(run, LEADER)}.{service_name(run)}.{namespace}.svc"
 
 
-def labels(run: str, uid: str) -> dict[str, str]:
+def labels(kind: str, run: str, uid: str) -> dict[str, str]:
     """Labels of every object of a run."""
     return {
         meta.LABEL_MANAGED_BY: meta.MANAGED_BY,
-        meta.LABEL_KIND: KIND,
+        meta.LABEL_KIND: kind,
         meta.LABEL_RUN: run,
         meta.LABEL_RUN_UID: uid,
     }
 
 
-def pod_labels(run: str, uid: str, *, index: int, ticket: int, attempt: int) -> dict[str, str]:
+def pod_labels(kind: str, run: str, uid: str, *, index: int, ticket: int, attempt: int) -> dict[str, str]:
     """Labels of one pod."""
-    return labels(run, uid) | {
+    return labels(kind, run, uid) | {
         meta.LABEL_INDEX: str(index),
         meta.LABEL_TICKET: str(ticket),
         meta.LABEL_ATTEMPT: str(attempt),
     }
 
 
-def store_claim(spec: FineTuneJobSpec) -> str:
+def store_claim(spec: TrainingJobSpec) -> str:
     """The claim that holds the checkpoints."""
     return split_claim_uri(spec.checkpoint.store)[0]
 
 
-def store_path(spec: FineTuneJobSpec, *, namespace: str, name: str, uid: str) -> str:
+def store_path(spec: TrainingJobSpec, *, namespace: str, name: str, uid: str) -> str:
     """Directory of this run inside its pods; it carries the run's identity, so no other run meets it."""
     _, path = split_claim_uri(spec.checkpoint.store)
     return "/".join(part for part in (meta.STORE_MOUNT, path, namespace, name, uid) if part)
@@ -84,31 +82,24 @@ def store_uri(store: str, *, namespace: str, name: str, uid: str) -> str:
     return "/".join((store.rstrip("/"), namespace, name, uid))
 
 
-def read_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
+def read_claims(spec: TrainingJobSpec) -> tuple[str, ...]:
     """Claims that model and data URIs name, each once, in the order of the spec; a custom command names none."""
-    if spec.custom is not None:
-        return ()
-    uris = [spec.model.uri, *(source.uri for source in spec.data.sources)]
-    if spec.data.validation is not None and spec.data.validation.uri is not None:
-        uris.append(spec.data.validation.uri)
-    return unique(split_claim_uri(uri)[0] for uri in uris if uri.startswith("pvc://"))
+    return unique(split_claim_uri(one.uri)[0] for one in spec.inputs if one.uri.startswith("pvc://"))
 
 
-def extra_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
+def extra_claims(spec: TrainingJobSpec) -> tuple[str, ...]:
     """Claims of `spec.pod.volumes`."""
     return unique(volume.claim for volume in spec.pod.volumes if volume.claim is not None)
 
 
-def all_claims(spec: FineTuneJobSpec) -> tuple[str, ...]:
+def all_claims(spec: TrainingJobSpec) -> tuple[str, ...]:
     """Every claim that a pod of this run mounts, the store's first."""
     return unique((store_claim(spec), *read_claims(spec), *extra_claims(spec)))
 
 
-def secret_keys(spec: FineTuneJobSpec) -> dict[str, tuple[str, ...]]:
+def secret_keys(spec: TrainingJobSpec) -> dict[str, tuple[str, ...]]:
     """Keys that are mounted, by the name of their Secret."""
-    references: list[SecretReference | None] = []
-    if spec.custom is None:
-        references += [spec.model.secret_ref, *(source.secret_ref for source in spec.data.sources)]
+    references = [one.secret for one in spec.inputs]
     references.append(spec.tracking.mlflow.secret_ref if spec.tracking is not None else None)
     found: dict[str, tuple[str, ...]] = {}
     for reference in references:

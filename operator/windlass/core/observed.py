@@ -16,9 +16,11 @@ from pydantic import ValidationError
 
 from windlass.api import meta
 from windlass.api.contract import Report
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.jobs import TrainingJobSpec
+from windlass.api.kinds import KINDS, KindName
 from windlass.api.meta import Reason
 from windlass.api.quantities import QUANTITY
+from windlass.api.status import JobStatus
 from windlass.api.validation import validate
 from windlass.core import kueue
 
@@ -35,15 +37,16 @@ def parse_time(text: str | None) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One FineTuneJob. `spec` is None when it does not parse; `spec_error` then says why."""
+    """One object of a kind that trains. `spec` is None when it does not parse; `spec_error` then says why."""
 
+    kind: KindName
     namespace: str
     name: str
     uid: str
     generation: int
     created_at: datetime
-    status: FineTuneJobStatus
-    spec: FineTuneJobSpec | None = None
+    status: JobStatus
+    spec: TrainingJobSpec | None = None
     spec_error: str | None = None
     deleting: bool = False
     resource_version: str = ""
@@ -51,8 +54,8 @@ class Job:
     stored_status: Wire = field(default_factory=dict)
 
     @classmethod
-    def from_wire(cls, body: Wire, known: FineTuneJobSpec | None = None) -> Job:
-        """Read a FineTuneJob as the API server returns it. A spec that does not parse is kept as an error.
+    def from_wire(cls, body: Wire, known: TrainingJobSpec | None = None) -> Job:
+        """Read a job as the API server returns it, with its kind. A spec that does not parse is kept as an error.
 
         `known` is what its spec was read as before; the caller has checked that it has not changed since.
         """
@@ -60,6 +63,7 @@ class Job:
         spec, error = (known, None) if known is not None else parse_spec(body)
         stored = body.get("status") or {}
         return cls(
+            kind=body["kind"],
             namespace=metadata["namespace"],
             name=metadata["name"],
             uid=metadata["uid"],
@@ -74,28 +78,28 @@ class Job:
         )
 
 
-def parse_spec(body: Wire) -> tuple[FineTuneJobSpec | None, str | None]:
+def parse_spec(body: Wire) -> tuple[TrainingJobSpec | None, str | None]:
     """The spec, or what is wrong with it in the words of `windlass validate` (at most three problems).
 
     Only a spec that does not parse is refused: one that was accepted under older rules goes on.
     """
     try:
-        return FineTuneJobSpec.model_validate(body.get("spec") or {}), None
+        return KINDS[body["kind"]].spec.model_validate(body.get("spec") or {}), None
     except ValidationError as error:
-        # Items of a list carry neither version nor kind.
-        document = {"apiVersion": meta.API_VERSION, "kind": "FineTuneJob", **body}
+        # What was kept of it lacks the version.
+        document = {"apiVersion": meta.API_VERSION, **body}
         problems = [str(problem) for problem in validate(document)] or [
             str(item["msg"]) for item in error.errors()
         ]
         return None, "; ".join(problems[:3])
 
 
-def parse_status(stored: Wire) -> FineTuneJobStatus:
+def parse_status(stored: Wire) -> JobStatus:
     """The status; blocks that do not parse (written by another version) count as absent."""
     readable = dict(stored)
     while True:
         try:
-            return FineTuneJobStatus.model_validate(readable)
+            return JobStatus.model_validate(readable)
         except ValidationError as error:
             for item in error.errors():
                 readable.pop(str(item["loc"][0]), None)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.status import Plan
 
-PACKED_NOTE = "data.packing changes the number of rows per data pass; steps are known after preflight"
+PACKED_NOTE = "packing changes the number of rows per data pass; steps are known after preflight"
 
 
-def arithmetic_plan(spec: FineTuneJobSpec, *, rows: int | None = None) -> Plan:
+def arithmetic_plan(spec: TrainingJobSpec, *, rows: int | None = None) -> Plan:
     """The plan from the spec. `rows` is the number of training rows, where known."""
     world = spec.resources.nodes * spec.resources.ranks_per_node
     if spec.custom is not None:
@@ -30,30 +30,30 @@ def arithmetic_plan(spec: FineTuneJobSpec, *, rows: int | None = None) -> Plan:
     )
 
 
-def total_steps(spec: FineTuneJobSpec, rows: int | None) -> int | None:
+def total_steps(spec: TrainingJobSpec, rows: int | None) -> int | None:
     """Steps of the run, None while rows are needed and not known."""
-    if spec.training.max_steps is not None:
-        return spec.training.max_steps
-    if rows is None or spec.data.packing:
+    if spec.known_steps is not None:
+        return spec.known_steps
+    if rows is None or spec.is_packed:
         return None
     return math.ceil(rows * (spec.training.epochs or 1) / spec.training.global_batch_size)
 
 
-def warnings(spec: FineTuneJobSpec) -> list[str]:
+def warnings(spec: TrainingJobSpec) -> list[str]:
     """What a careful reader of the spec would ask about."""
     found = []
-    steps = spec.training.max_steps
+    steps = spec.known_steps
     if steps is not None and spec.checkpoint.every_steps > steps:
         found.append(
-            f"checkpoint.everySteps: more than training.maxSteps "
-            f"(got {spec.checkpoint.every_steps}, {steps}); a failure loses all work"
+            f"checkpoint.everySteps: more than the {steps} steps of {spec.length_field} "
+            f"(got {spec.checkpoint.every_steps}); a failure loses all work"
         )
-    if spec.data.packing and spec.training.max_steps is None:
+    if spec.is_packed and spec.known_steps is None:
         found.append(PACKED_NOTE)
     return [*found, *device_warnings(spec)]
 
 
-def device_warnings(spec: FineTuneJobSpec) -> list[str]:
+def device_warnings(spec: TrainingJobSpec) -> list[str]:
     """Devices that no rank uses, or that ranks share."""
     found = []
     accelerators = spec.resources.accelerator.count

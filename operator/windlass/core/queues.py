@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Reason
+from windlass.api.status import JobStatus
 from windlass.core import kueue
 from windlass.core.decision import Delete
 from windlass.core.facts import Facts, Slot
@@ -144,7 +144,7 @@ def abandoned(
 # --- the account --------------------------------------------------------------------------------------
 
 
-def accounted(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
+def accounted(facts: Facts, status: JobStatus) -> JobStatus:
     """The status with the condition Queued, the first admission, and the seconds of waits that are over."""
     waits = status.finished_at is None and is_waiting(facts)
     before = find(facts.job.status.conditions, ConditionType.QUEUED)

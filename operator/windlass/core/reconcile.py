@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Reason
+from windlass.api.status import JobStatus
 from windlass.core import queues
-from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.chains import TRAINING_CHAIN
 from windlass.core.checkpoints.notice import notices
 from windlass.core.cost import Moment, charge
 from windlass.core.decision import Decision, Delete, Event
@@ -39,7 +39,7 @@ TOLD: Final = frozenset({*MOVING, "checkpoints", "tracking"})
 def decide(job: Job, seen: Observed, now: datetime, settings: RenderSettings) -> Decision:
     """Say what to do next for one run. Pure."""
     facts = gather(job, seen, now, settings)
-    for judge in FINETUNE_CHAIN:
+    for judge in TRAINING_CHAIN:
         outcome = judge(facts)
         if outcome is not None:
             return conclude(facts, outcome)
@@ -55,7 +55,7 @@ def conclude(facts: Facts, outcome: Outcome) -> Decision:
     told = status is not None and only_tells(facts.job.stored_status, status)
     if status is not None and not told:
         # Copies of models are not validated: what we could not read again must not be stored.
-        FineTuneJobStatus.model_validate(status)
+        JobStatus.model_validate(status)
     annotates, notice_seconds = notices(facts, outcome)
     waits = [outcome.requeue_after_seconds, held_seconds, deadline_wait(facts, outcome), notice_seconds]
     waits += [suspicion_wait(facts, outcome), until_forced(facts), until_node_is_lost(facts)]
@@ -110,7 +110,7 @@ def suspicion_wait(facts: Facts, outcome: Outcome) -> float | None:
     return until_expiry(outcome.status.suspect_nodes, facts.now)
 
 
-def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[FineTuneJobStatus | None, float | None]:
+def status_to_write(facts: Facts, status: JobStatus) -> tuple[JobStatus | None, float | None]:
     """The status if it is to be written now; else None, and when to look again."""
     status = status.model_copy(update={"observed_generation": facts.job.generation})
     if facts.job.spec is not None:
@@ -123,7 +123,7 @@ def status_to_write(facts: Facts, status: FineTuneJobStatus) -> tuple[FineTuneJo
     return with_accounts(facts, status), None
 
 
-def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
+def with_accounts(facts: Facts, status: JobStatus) -> JobStatus:
     """The status with its seconds and its money as of this write."""
     account_of_seconds = goodput(facts, status)
     moment = Moment(
@@ -137,7 +137,7 @@ def with_accounts(facts: Facts, status: FineTuneJobStatus) -> FineTuneJobStatus:
     return status.model_copy(update={"goodput": account_of_seconds, "cost": cost})
 
 
-def seconds_left(status: FineTuneJobStatus) -> tuple[float, float] | None:
+def seconds_left(status: JobStatus) -> tuple[float, float] | None:
     """The band until the last step, while there is one ahead."""
     low, high = status.progress.eta_low_seconds, status.progress.eta_high_seconds
     if status.finished_at is not None or low is None or high is None:
@@ -145,7 +145,7 @@ def seconds_left(status: FineTuneJobStatus) -> tuple[float, float] | None:
     return low, high
 
 
-def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
+def weighty(status: JobStatus) -> dict[str, Any]:
     """What is written at once when it changes."""
     data = status.to_wire(without=MOVING)
     tracking = data.get("tracking")
@@ -154,7 +154,7 @@ def weighty(status: FineTuneJobStatus) -> dict[str, Any]:
     return data
 
 
-def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
+def progress_wait(facts: Facts, status: JobStatus) -> float | None:
     """Seconds until moved progress may be written; None when it has not moved."""
     new, old = status.progress, facts.job.status.progress
     if new == old:
@@ -170,7 +170,7 @@ def progress_wait(facts: Facts, status: FineTuneJobStatus) -> float | None:
     return max(min(left, longest.total_seconds()), 0.0)
 
 
-def goodput(facts: Facts, status: FineTuneJobStatus) -> Any:
+def goodput(facts: Facts, status: JobStatus) -> Any:
     """The account of all seconds as of this write."""
     timeline = facts.told.timeline if facts.told is not None else None
     before = status.goodput

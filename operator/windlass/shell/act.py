@@ -24,7 +24,7 @@ from windlass.shell.notices import NoticeBoard
 from windlass.shell.observe import Caches, Memory, is_as_rendered
 from windlass.shell.ownership import as_applied
 from windlass.shell.postbox import Recorder
-from windlass.shell.resources import FINE_TUNE_JOBS, PODS, WORKLOADS, Resource, of
+from windlass.shell.resources import PODS, WORKLOADS, Resource, of
 from windlass.shell.together import LARGEST_BATCH, batches, together
 
 LOG = logger("act")
@@ -110,7 +110,7 @@ class Actor:
         """The job as stored. What a leader told is no reason for another round; all else is."""
         assert decision.status is not None  # noqa: S101 - the caller has looked
         try:
-            answer = slim_job(await self._client.replace_status(FINE_TUNE_JOBS, job, decision.status))
+            answer = slim_job(await self._client.replace_status(of(job["kind"]), job, decision.status))
         except NotFound:
             self._caches.jobs.drop(job)
             raise Stale from None
@@ -126,7 +126,7 @@ class Actor:
         """Pods are made only for the job as it is now: a cache may be behind, a job may be on its way out."""
         metadata = job["metadata"]
         try:
-            live = await self._client.get(FINE_TUNE_JOBS, metadata["name"], namespace=metadata["namespace"])
+            live = await self._client.get(of(job["kind"]), metadata["name"], namespace=metadata["namespace"])
         except NotFound:
             self._caches.jobs.drop(job)
             raise Stale from None

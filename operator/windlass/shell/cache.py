@@ -211,8 +211,9 @@ def same_but_version(one: Json, other: Json) -> bool:
 
 
 def slim_job(body: Json) -> Json:
-    """A job without what only other programs need."""
+    """A job without what only other programs need. Items of a list carry no kind: the caller has put it in."""
     return {
+        "kind": body["kind"],
         "metadata": slim_metadata(body),
         "spec": body.get("spec") or {},
         "status": body.get("status") or {},

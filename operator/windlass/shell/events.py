@@ -129,7 +129,7 @@ class Recorder:
             "note": cut(event.message),
             "regarding": {
                 "apiVersion": meta.API_VERSION,
-                "kind": "FineTuneJob",
+                "kind": job["kind"],
                 "namespace": metadata["namespace"],
                 "name": metadata["name"],
                 "uid": metadata["uid"],

@@ -14,8 +14,9 @@ from typing import Any, Final
 import kopf
 
 from windlass.api.meta import GROUP, VERSION
-from windlass.shell.cache import Cache, slim_job
-from windlass.shell.resources import FINE_TUNE_JOBS
+from windlass.shell.cache import slim_job
+from windlass.shell.jobs import Jobs
+from windlass.shell.resources import JOB_KINDS
 
 UNTAKEN: Final = 256
 """Jobs that may be on their way to the main loop. Without a limit a list of ten thousand took 80 MB on its way."""
@@ -26,7 +27,7 @@ PATIENCE_SECONDS: Final = 1.0
 class Intake:
     """Passes what kopf saw from its thread into the main loop's cache, no faster than that takes it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, jobs: Cache) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, jobs: Jobs) -> None:
         self._loop = loop
         self._jobs = jobs
         self._room = threading.Semaphore(UNTAKEN)
@@ -55,7 +56,16 @@ class Intake:
 def register(registry: kopf.OperatorRegistry, intake: Intake) -> None:
     """Register the handler of each kind with kopf."""
 
-    async def take(event: Any, **_: Any) -> None:
-        intake.take(event.get("type"), dict(event["object"]))
+    for resource in JOB_KINDS:
+        kopf.on.event(GROUP, VERSION, resource.plural, registry=registry, id="take")(
+            taker(resource.kind, intake)
+        )
 
-    kopf.on.event(GROUP, VERSION, FINE_TUNE_JOBS.plural, registry=registry, id="take")(take)
+
+def taker(kind: str, intake: Intake) -> Callable[..., Any]:
+    """The handler of one kind, which items of a list do not say."""
+
+    async def take(event: Any, **_: Any) -> None:
+        intake.take(event.get("type"), {**event["object"], "kind": kind})
+
+    return take

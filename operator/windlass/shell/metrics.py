@@ -20,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from windlass.shell.clock import utc_now
+from windlass.shell.jobs import key_of
 from windlass.shell.run_metrics import RecoveryMeter, RunCollector
 
 Json = dict[str, Any]
@@ -41,7 +42,7 @@ class JobCollector(Collector):
     @staticmethod
     def families() -> list[GaugeMetricFamily | CounterMetricFamily]:
         """The families, empty."""
-        job = ["namespace", "name"]
+        job = ["kind", "namespace", "name"]
         return [
             GaugeMetricFamily(
                 "windlass_job_goodput_ratio",
@@ -79,7 +80,7 @@ class JobCollector(Collector):
         families = self.families()
         goodput, step, loss, tokens, lost, restarts, *costs, condition = families
         for job in self._jobs() if self._is_leader() else ():
-            labels = [job["metadata"]["namespace"], job["metadata"]["name"]]
+            labels = list(key_of(job))
             status = job.get("status") or {}
             progress = status.get("progress") or {}
             good = status.get("goodput") or {}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobSpec
-from windlass.api.meta import LABEL_RUN
+from windlass.api.jobs import TrainingJobSpec
+from windlass.api.meta import LABEL_KIND, LABEL_RUN
 from windlass.core import names, queues
 from windlass.core.decision import Delete, Manifest
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView, Refusal, controller_uid
@@ -22,34 +22,23 @@ from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.errors import NotFound
 from windlass.shell.inbox import Inbox
+from windlass.shell.jobs import Jobs, Key, has_ended
 from windlass.shell.nodes import Nodes
 from windlass.shell.renderings import Renderings
 from windlass.shell.resources import of
 from windlass.shell.warnings import WARNING_SECONDS, Warnings
 
 Json = dict[str, Any]
-Key = tuple[str, str, str]
-"""Kind, namespace and name of a job."""
 
 STARTING_SECONDS: Final = 3.0
 STRANGER_SECONDS: Final = 5.0
-
-
-def in_namespace(body: Json) -> str | None:
-    """The namespace, for looking up jobs by it."""
-    return str(body["metadata"].get("namespace", ""))
-
-
-def has_ended(job: Json) -> bool:
-    """Whether a job is only kept for whoever asks how it went."""
-    return bool((job.get("status") or {}).get("finishedAt"))
 
 
 @dataclass(slots=True)
 class Caches:
     """One cache for each kind that is watched."""
 
-    jobs: Cache = field(default_factory=lambda: Cache(index=in_namespace, packs=has_ended))
+    jobs: Jobs = field(default_factory=Jobs)
     # Most of what kubelets write about a pod is not kept, and is no reason for a round.
     pods: Cache = field(default_factory=lambda: Cache(index=controller_uid, only_content=True))
     claims: Cache = field(default_factory=Cache)
@@ -62,7 +51,8 @@ class Caches:
 
     def of(self, kind: str) -> Cache:
         """The cache of a kind that rounds write."""
-        return {"FineTuneJob": self.jobs, "Pod": self.pods, **self.children}[kind]
+        known = {"Pod": self.pods, **self.children}
+        return known[kind] if kind in known else self.jobs.of(kind)
 
 
 @dataclass(slots=True)
@@ -75,7 +65,7 @@ class Memory:
     starting: bool = False
     proven: tuple[str, float] | None = None
     """The job's resourceVersion that our own status write left behind, and when it did."""
-    spec: tuple[int, FineTuneJobSpec] | None = None
+    spec: tuple[int, TrainingJobSpec] | None = None
     """The job's spec as it was read last, with its generation. Ended jobs are seldom read and not remembered."""
     views: dict[str, tuple[str, PodView]] = field(default_factory=dict)
     """Pods as they were read last, by UID, with their resourceVersion: most rounds find all but one unchanged."""
@@ -204,11 +194,12 @@ class Observer:
         """UIDs and pods of jobs that had this name; none where no queue would keep them."""
         if not self._settings().kueue:
             return
-        _, namespace, name = key
+        kind, namespace, name = key
         for body in self.caches.pods:
             metadata = body["metadata"]
             uid = controller_uid(body)
-            ours = metadata.get("namespace") == namespace and metadata["labels"].get(LABEL_RUN) == name
+            place = tuple(metadata["labels"].get(label) for label in (LABEL_KIND, LABEL_RUN))
+            ours = metadata.get("namespace") == namespace and place == (kind, name)
             if uid is not None and uid != present and ours:
                 yield uid, body
 

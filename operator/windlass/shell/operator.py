@@ -28,18 +28,19 @@ from windlass.shell.handlers import Intake
 from windlass.shell.health import Health, LoopLag, limit, serve
 from windlass.shell.identity import Reviewer
 from windlass.shell.inbox import Inbox
+from windlass.shell.jobs import Key
 from windlass.shell.kopf_loop import KopfLoop
 from windlass.shell.lease import Candidate, Elector
 from windlass.shell.logging import logger
 from windlass.shell.metrics import Metrics
-from windlass.shell.observe import Caches, Key, Observer
+from windlass.shell.observe import Caches, Observer
 from windlass.shell.postbox import Postbox
 from windlass.shell.probe import WatchProbe
 from windlass.shell.queue import KeyedQueue
 from windlass.shell.reconciler import Reconciler
 from windlass.shell.reflector import Reflector, Selection
 from windlass.shell.reports import ReportServer
-from windlass.shell.resources import CLAIMS, FINE_TUNE_JOBS, NODES, PODS, of
+from windlass.shell.resources import CLAIMS, JOB_KINDS, NODES, PODS, of
 from windlass.shell.settings import Settings
 from windlass.shell.tls import ServingCertificate
 from windlass.shell.waking import Waker
@@ -172,7 +173,8 @@ class Operator:
         metrics.lease_age.set(self.elector.seconds_since_renewal())
         metrics.loop_lag.set(self._lag.seconds())
         metrics.events_dropped.set(self.recorder.dropped + self.postbox.dropped)
-        metrics.watch_age.labels(FINE_TUNE_JOBS.kind).set(self._probe.age_seconds())
+        for resource in JOB_KINDS:
+            metrics.watch_age.labels(resource.kind).set(self._probe.age_seconds())
         for reflector in self.reflectors:
             metrics.watch_age.labels(reflector.resource.kind).set(reflector.age_seconds())
 

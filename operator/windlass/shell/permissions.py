@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from windlass.api.kinds import KINDS
 from windlass.api.meta import GROUP
 
 
@@ -32,12 +33,13 @@ class Rule:
 
 
 READ: Final = ("get", "list", "watch")
+JOBS: Final = tuple(kind.plural for kind in KINDS.values())
 
 CLUSTER_RULES: Final = (
     # `delete` is for ttlSecondsAfterFinished; the spec is never written.
-    Rule(GROUP, ("finetunejobs",), (*READ, "delete")),
+    Rule(GROUP, JOBS, (*READ, "delete")),
     # `patch` is for the release before: its operator leads until one of this release does, under these rights.
-    Rule(GROUP, ("finetunejobs/status",), ("update", "patch")),
+    Rule(GROUP, tuple(f"{plural}/status" for plural in JOBS), ("update", "patch")),
     # `patch` is for two annotations; the chart's admission policy refuses this account any other change of a pod.
     Rule("", ("pods",), (*READ, "create", "patch", "delete")),
     Rule("", ("services",), (*READ, "create", "patch")),

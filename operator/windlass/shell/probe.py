@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from windlass.shell.cache import Cache, Name, name_of, slim_metadata, version_of
+from windlass.shell.cache import Name, name_of, slim_metadata, version_of
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock, seldom
 from windlass.shell.errors import ApiError, Unreachable
+from windlass.shell.jobs import Jobs, Key
 from windlass.shell.logging import logger
-from windlass.shell.resources import FINE_TUNE_JOBS
+from windlass.shell.resources import JOB_KINDS, Resource
 
 LOG = logger("probe")
 INTERVAL_SECONDS: Final = 30.0
@@ -27,7 +28,7 @@ class WatchProbe:
     def __init__(
         self,
         client: Client,
-        jobs: Cache,
+        jobs: Jobs,
         namespaces: tuple[str, ...],
         clock: Clock,
     ) -> None:
@@ -37,7 +38,7 @@ class WatchProbe:
         self._clock = clock.monotonic
         self._sleep = clock.sleep
         self._agreed_at = clock.monotonic()
-        self._behind: dict[Name, int] = {}
+        self._behind: dict[Key, int] = {}
 
     def age_seconds(self) -> float:
         """Seconds since the cache was last known to be complete."""
@@ -59,10 +60,11 @@ class WatchProbe:
     async def compare(self) -> None:
         """One comparison."""
         stuck = False
-        behind: dict[Name, int] = {}
-        for namespace in self._namespaces:
+        behind: dict[Key, int] = {}
+        places = [(resource, namespace) for resource in JOB_KINDS for namespace in self._namespaces]
+        for resource, namespace in places:
             listing = await self._client.list(
-                FINE_TUNE_JOBS,
+                resource,
                 namespace=namespace,
                 metadata_only=True,
                 slim=lambda body: {"metadata": slim_metadata(body)},
@@ -70,22 +72,24 @@ class WatchProbe:
             present = {name_of(body): version_of(body) for body in listing.items}
             version = int(listing.resource_version) if listing.resource_version.isdigit() else 0
             for name, newest in present.items():
-                known = self._jobs.get(*name)
-                if known is None or version_of(known) < newest:
-                    behind[name] = newest
+                key = (resource.kind, *name)
+                if self._is_behind(key, newest):
+                    behind[key] = newest
                     # Behind what was there at the last comparison already: no matter of timing.
-                    stuck = stuck or (name in self._behind and self._is_behind(name, self._behind[name]))
-            self._drop_missing(present, version, namespace)
+                    stuck = stuck or (key in self._behind and self._is_behind(key, self._behind[key]))
+            self._drop_missing(resource, present, version, namespace)
         self._behind = behind
         if not stuck:
             self._agreed_at = self._clock()
 
-    def _is_behind(self, name: Name, version: int) -> bool:
-        known = self._jobs.get(*name)
+    def _is_behind(self, key: Key, version: int) -> bool:
+        known = self._jobs.get(key)
         return known is None or version_of(known) < version
 
-    def _drop_missing(self, present: dict[Name, int], version: int, namespace: str | None) -> None:
-        for body in self._jobs:
+    def _drop_missing(
+        self, resource: Resource, present: dict[Name, int], version: int, namespace: str | None
+    ) -> None:
+        for body in self._jobs.of(resource.kind):
             name = name_of(body)
             outside = namespace is not None and name[0] != namespace
             if not outside and name not in present and version_of(body) <= version:

@@ -16,9 +16,10 @@ from windlass.core.observed import Job, Observed
 from windlass.shell.act import Actor, Stale
 from windlass.shell.clock import Clock
 from windlass.shell.errors import ApiError, Conflict, Unreachable
+from windlass.shell.jobs import Key
 from windlass.shell.logging import logger
 from windlass.shell.metrics import Metrics
-from windlass.shell.observe import Key, Observer
+from windlass.shell.observe import Observer
 from windlass.shell.queue import Closed, KeyedQueue
 from windlass.shell.warnings import WARNING_SECONDS
 
@@ -116,7 +117,7 @@ class Reconciler:
 
     async def round(self, key: Key) -> str:
         """Observe, decide and act for one job; the result's name for the metrics."""
-        body = self._caches.jobs.get(key[1], key[2])
+        body = self._caches.jobs.get(key)
         self._leave_former(key, body)
         if body is None:
             return await self._release_former(key)
@@ -133,7 +134,7 @@ class Reconciler:
         self._inbox.set_orders(job.uid, decision.orders)
         done = await self._actor.act(body, decision, memory)
         self._schedule(key, job.uid, decision, again=done.again, late_seconds=self._clock() - decided_at)
-        newest = self._caches.jobs.get(key[1], key[2]) if done.writes else body
+        newest = self._caches.jobs.get(key) if done.writes else body
         if newest is not None:
             self._metrics.count_recoveries(newest)
         return "written" if done.writes else "done"
@@ -170,4 +171,4 @@ class Reconciler:
             self._followers.add(key)
         if body is not None:
             identity = {name: body["metadata"][name] for name in ("namespace", "name", "uid")}
-            self._uids[key] = {"metadata": identity}
+            self._uids[key] = {"kind": body["kind"], "metadata": identity}

@@ -157,7 +157,7 @@ class ReportServer:
         """Refuse unless the caller is a pod that the run should have now."""
         if (report.pod_uid, report.run.namespace) != (caller.pod_uid, caller.namespace):
             raise forbidden("podUid: is not the sender's")
-        job = self._jobs.get(report.run.namespace, report.run.name)
+        job = self._jobs.get((report.run.kind, report.run.namespace, report.run.name))
         if job is None:
             raise not_yet("the run is not known yet")
         if job["metadata"]["uid"] != report.run.uid:

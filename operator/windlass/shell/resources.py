@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from windlass.api.kinds import KINDS
 from windlass.api.meta import GROUP, VERSION
 
 
@@ -40,7 +41,6 @@ class Resource:
         return "/".join(parts)
 
 
-FINE_TUNE_JOBS: Final = Resource(GROUP, VERSION, "finetunejobs", "FineTuneJob")
 PODS: Final = Resource("", "v1", "pods", "Pod")
 SERVICES: Final = Resource("", "v1", "services", "Service")
 CONFIG_MAPS: Final = Resource("", "v1", "configmaps", "ConfigMap")
@@ -56,7 +56,7 @@ TOKEN_REVIEWS: Final = Resource(
     "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
 )
 
-JOB_KINDS: Final = (FINE_TUNE_JOBS,)
+JOB_KINDS: Final = tuple(Resource(GROUP, VERSION, kind.plural, kind.name) for kind in KINDS.values())
 CHILD_KINDS: Final = (PODS, SERVICES, CONFIG_MAPS, NETWORK_POLICIES)
 
 BY_KIND: Final = {

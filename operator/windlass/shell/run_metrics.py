@@ -18,10 +18,11 @@ from prometheus_client.registry import Collector
 from windlass.api.status import GoodputSeconds, RecoverySeconds
 from windlass.core.observed import parse_status
 from windlass.core.waste import devices, wasted_accelerator_seconds
+from windlass.shell.jobs import key_of
 
 Json = dict[str, Any]
-Identity = tuple[str, str, str]
-"""Namespace, name and UID of a job."""
+Identity = tuple[str, str, str, str]
+"""Kind, namespace, name and UID of a job."""
 
 RECOVERY_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900)
 PARTS: Final = {name: field.alias or name for name, field in GoodputSeconds.model_fields.items()}
@@ -49,7 +50,7 @@ class RunCollector(Collector):
     @staticmethod
     def families() -> list[GaugeMetricFamily]:
         """The families, empty."""
-        job = ["namespace", "name"]
+        job = ["kind", "namespace", "name"]
         return [
             GaugeMetricFamily(
                 "windlass_job_goodput_seconds",
@@ -75,7 +76,7 @@ class RunCollector(Collector):
         """Samples of every job that has numbers."""
         seconds, wasted, step, age = families = self.families()
         for job in self._jobs() if self._is_leader() else ():
-            labels = [job["metadata"]["namespace"], job["metadata"]["name"]]
+            labels = list(key_of(job))
             status = parse_status(job.get("status") or {})
             parts = status.goodput.seconds
             if status.goodput.since_creation > 0:
@@ -98,7 +99,7 @@ class RecoveryMeter:
         self.counter = Counter(
             "windlass_job_recoveries",
             "Recoveries since this process leads.",
-            ["namespace", "name", "rung", "failure_class"],
+            ["kind", "namespace", "name", "rung", "failure_class"],
             registry=registry,
         )
         self.seconds = Histogram(
@@ -114,8 +115,7 @@ class RecoveryMeter:
 
     def look(self, job: Json) -> None:
         """Take in what is new in a job's rows. Rows at the first look are from before this process leads."""
-        metadata = job["metadata"]
-        identity = (metadata["namespace"], metadata["name"], metadata["uid"])
+        identity = (*key_of(job), job["metadata"]["uid"])
         rows = {
             int(row.get("incarnation", 0)): row for row in (job.get("status") or {}).get("recoveries") or ()
         }
@@ -128,7 +128,7 @@ class RecoveryMeter:
             return
         for number, row in rows.items():
             if number > last:
-                self.counter.labels(*identity[:2], row.get("rung", ""), row.get("class", "")).inc()
+                self.counter.labels(*identity[:3], row.get("rung", ""), row.get("class", "")).inc()
                 waiting.add(number)
         for number in sorted(waiting):
             if number not in rows:
@@ -147,12 +147,11 @@ class RecoveryMeter:
 
     def forget(self, job: Json) -> None:
         """The job is gone: its series end."""
-        metadata = job["metadata"]
-        identity = (metadata["namespace"], metadata["name"], metadata["uid"])
+        identity = (*key_of(job), job["metadata"]["uid"])
         self._counted.pop(identity, None)
         self._unmeasured.pop(identity, None)
         for labels in list(self.counter._metrics):
-            if labels[:2] == identity[:2]:
+            if labels[:3] == identity[:3]:
                 self.counter.remove(*labels)
 
 

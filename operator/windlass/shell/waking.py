@@ -11,14 +11,15 @@ from functools import partial
 from typing import Any, Final
 
 from windlass.api.contract import Report
+from windlass.api.kinds import KINDS
 from windlass.api.meta import LABEL_ATTEMPT
 from windlass.core.observed import controller_uid, label_number
 from windlass.core.pace import progress_interval
-from windlass.shell.cache import Cache, name_of
+from windlass.shell.cache import Cache
 from windlass.shell.inbox import Inbox
-from windlass.shell.observe import Caches, Key
+from windlass.shell.jobs import Key, key_of
+from windlass.shell.observe import Caches
 from windlass.shell.queue import KeyedQueue
-from windlass.shell.resources import FINE_TUNE_JOBS
 
 GATHER_SECONDS: Final = 0.2
 """How long a pod that comes up, or goes with others, may wait for those: each would be a round of its own."""
@@ -40,7 +41,7 @@ class Waker:
 
     def connect(self) -> None:
         """Hear of every change from now on."""
-        self._caches.jobs.changed = self.on_job
+        self._caches.jobs.when_changed(self.on_job)
         self._caches.pods.changed = self.on_pod
         for cache in self._caches.children.values():
             cache.changed = partial(self.on_object, cache)
@@ -50,8 +51,8 @@ class Waker:
 
     def all_jobs(self) -> None:
         """Look at every job, and at what jobs that are gone have left behind."""
-        for name in self._caches.jobs.names():
-            self._queue.add((FINE_TUNE_JOBS.kind, *name))
+        for key in self._caches.jobs.all_keys():
+            self._queue.add(key)
         for pod in self._caches.pods:
             # Its job may be gone, and then nothing else leads to it.
             if pod["metadata"].get("deletionTimestamp") and pod["metadata"].get("finalizers"):
@@ -59,11 +60,11 @@ class Waker:
 
     def on_job(self, body: Json) -> None:
         """A job changed."""
-        self._queue.add((FINE_TUNE_JOBS.kind, *name_of(body)))
+        self._queue.add(key_of(body))
 
     def on_report(self, report: Report, routine: bool) -> None:
         """Look at the run at once; where many run and numbers alone moved, only when they may be written."""
-        key = (FINE_TUNE_JOBS.kind, report.run.namespace, report.run.name)
+        key = (report.run.kind, report.run.namespace, report.run.name)
         runs = self._inbox.runs_heard()
         if routine and runs > MANY_RUNS:
             self._queue.add_after(key, progress_interval(runs, report.run.uid).total_seconds())
@@ -109,8 +110,8 @@ class Waker:
         """Whether the owner of a pod, if it is still there, is at a later attempt by now."""
         metadata = body["metadata"]
         for owner in metadata.get("ownerReferences") or ():
-            job = self._caches.jobs.get(metadata["namespace"], owner["name"])
-            if owner.get("controller") and job is not None and job["metadata"]["uid"] == owner["uid"]:
+            job = self._caches.jobs.get(key) if (key := owner_key(body, owner)) else None
+            if job is not None and job["metadata"]["uid"] == owner["uid"]:
                 gang = (job.get("status") or {}).get("gang") or {}
                 return int(gang.get("attempt", 0)) > attempt
         return False
@@ -119,13 +120,18 @@ class Waker:
         """Look at the owner: at once and before others, or a little later together with what follows."""
         metadata = body["metadata"]
         for owner in metadata.get("ownerReferences") or ():
-            if owner.get("controller") and owner.get("kind") == FINE_TUNE_JOBS.kind:
-                key = (FINE_TUNE_JOBS.kind, metadata["namespace"], owner["name"])
+            if key := owner_key(body, owner):
                 if gather:
                     pause = BUSY_GATHER_SECONDS if self._queue.is_busy else GATHER_SECONDS
                     self._queue.add_after(key, pause)
                 else:
                     self._queue.add(key, urgent=True)
+
+
+def owner_key(body: Json, owner: Json) -> Key | None:
+    """The job that an owner reference of an object names as its controller; None for other objects' owners."""
+    ours = owner.get("controller") and owner.get("kind") in KINDS
+    return (owner["kind"], body["metadata"]["namespace"], owner["name"]) if ours else None
 
 
 def attempt_of(pod: Json) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from contract.crd.specs import ABSENT, VALID, change
-from windlass.api.finetune import ROOT_RULES, FineTuneJobSpec
+from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import ROOT_RULES
 from windlass.api.nodes import Node, members, read
 from windlass.api.rules import PLACEHOLDER, Rule
 from windlass.api.validation import validate

@@ -243,7 +243,7 @@ CHOICES = [
     ("data.sources.0.format", ["Chat", "Instruction", "Text"]),
     ("data.lossOn", ["Completion", "All"]),
     ("training.precision", ["Auto", "BF16", "FP32"]),
-    ("training.scheduler.type", ["Cosine", "Linear", "Constant"]),
+    ("training.scheduler.type", ["Cosine", "Linear", "Constant", "WSD"]),
     ("training.optimizer.type", ["AdamW"]),
     ("method.objective", ["SupervisedFineTuning"]),
     ("checkpoint.export", ["HuggingFace", "None"]),

@@ -29,12 +29,13 @@ from windlass.api.contract import (
     Verdict,
 )
 from windlass.api.crdgen import JOB_COLUMNS, Column
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import ExitCode, FailureClass, Reason, Rung
 from windlass.api.nodes import Kind, Node, defaults, members, read
 from windlass.api.reference import fields as reference_fields
 from windlass.api.rules import Between, Bounds, Hint, KeysAndValues, ListMap, Rule, immutable
 from windlass.api.schema import of_model, of_node
+from windlass.api.status import JobStatus
 
 
 class Colour(StrEnum):
@@ -188,16 +189,13 @@ def test_reference_names_types_and_ranges() -> None:
 
 
 def test_reference_of_a_map_of_numbers_says_so() -> None:
-    rows = {
-        name: kind
-        for name, kind, _ in reference_fields(of_model(FineTuneJobStatus, "", spec=False), "status")
-    }
+    rows = {name: kind for name, kind, _ in reference_fields(of_model(JobStatus, "", spec=False), "status")}
     assert rows["status.charges.used"] == "map of integers"
     assert rows["status.finishedAt"] == "time"
 
 
 def test_descriptions_come_from_the_strings_below_fields() -> None:
-    found = describe.fields(FineTuneJobStatus)
+    found = describe.fields(JobStatus)
     assert found["charges"] == "Lost pods charged to recovery.budgets so far."
     assert describe.fields(Sample)["colour"] == "A colour. Example: Blue."
     assert describe.model_text(Inner) == "An inner block."
@@ -418,6 +416,6 @@ def test_counts_keep_their_classes_over_json(use: BudgetUse) -> None:
 
 
 def test_status_leaves_out_what_is_not_known() -> None:
-    wire = FineTuneJobStatus().to_wire()
+    wire = JobStatus().to_wire()
     assert not {"startedAt", "output", "charges", "lastFailure"} & set(wire)
-    assert FineTuneJobStatus.model_validate(wire) == FineTuneJobStatus()
+    assert JobStatus.model_validate(wire) == JobStatus()

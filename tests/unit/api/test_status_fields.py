@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.status import JobStatus
 
 ROOT = Path(__file__).resolve().parents[3]
 WRITERS = ("operator/windlass/core", "operator/windlass/shell", "workloads/windlass_workloads")
@@ -34,7 +34,7 @@ def fields(model: type[BaseModel], path: str = "status", seen: frozenset[str] = 
                 yield from fields(inner, f"{path}.{name}", seen | {inner.__name__})
 
 
-@pytest.mark.parametrize("path", sorted(fields(FineTuneJobStatus)))
+@pytest.mark.parametrize("path", sorted(fields(JobStatus)))
 def test_every_field_of_status_is_written_by_somebody(path: str) -> None:
     """As a keyword argument or as a key of an update."""
     name = path.rsplit(".", 1)[1]

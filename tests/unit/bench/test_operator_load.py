@@ -10,8 +10,8 @@ import pytest
 from bench.operator import finished, load
 from bench.operator.leaders import SAVE_STEPS, Leader
 from windlass.api.contract import MemberReport, Report
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType
+from windlass.api.status import JobStatus
 from windlass.api.validation import validate
 from windlass.core.settings import RenderSettings
 from windlass.core.status.conditions import is_true
@@ -91,7 +91,7 @@ def test_a_leader_counts_its_reports_and_keeps_its_newest_checkpoints() -> None:
 
 
 def test_an_ended_job_reads_as_one_that_came_to_its_success() -> None:
-    status = FineTuneJobStatus.model_validate(finished.ended_status(8))
+    status = JobStatus.model_validate(finished.ended_status(8))
     assert is_true(status.conditions, ConditionType.COMPLETE)
     assert status.finished_at is not None and len(status.gang.members) == 8
     assert finished.ended_status(8).keys() <= status.to_wire().keys(), "nothing of it is unknown to the kind"

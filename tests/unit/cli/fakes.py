@@ -40,7 +40,7 @@ class FakeAccess:
 
     def job(self, name: str) -> dict[str, Any]:
         if not self.versions:
-            raise CliError(f"{name}: there is no such FineTuneJob")
+            raise CliError(f"{name}: there is no such job")
         return self.versions.pop(0) if len(self.versions) > 1 else self.versions[0]
 
     def pods(self, name: str) -> list[Any]:

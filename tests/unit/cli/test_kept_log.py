@@ -31,7 +31,7 @@ def job(**spec: Any) -> dict[str, Any]:
         "uid": "u1",
         "creationTimestamp": "2026-01-01T00:00:00Z",
     }
-    return {"metadata": metadata, "spec": SPEC | spec, "status": {}}
+    return {"kind": "FineTuneJob", "metadata": metadata, "spec": SPEC | spec, "status": {}}
 
 
 def options(**given: Any) -> argparse.Namespace:

@@ -24,6 +24,7 @@ from windlass.cli.main import main
 
 def job(version: str = "1", **parts: Any) -> dict[str, Any]:
     return {
+        "kind": "FineTuneJob",
         "metadata": {"name": "a", "namespace": "team", "resourceVersion": version, "uid": "u"},
         "spec": {"resources": {"nodes": 2, "ranksPerNode": 2}},
         "status": parts,
@@ -279,7 +280,7 @@ def api_error(code: int, body: str = "") -> ApiException:
             api_error(404, "404 page not found"),
             "FineTuneJob: the cluster does not know this kind. hint: install the chart",
         ),
-        (api_error(404), "a: there is no such FineTuneJob in namespace team"),
+        (api_error(404), "a: there is no such job in namespace team"),
         (api_error(403), r"a: the API server refused \(403 Because\). hint: check your rights"),
         (MaxRetryError(None, "/", None), "cluster: cannot be reached"),  # type: ignore[arg-type]
         (ConnectionRefusedError(), "cluster: cannot be reached"),

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from windlass.api.contract import Report, RunIdentity, Timeline, Verdict
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Phase
-from windlass.api.status import CheckpointRecord, Gang, Member, Progress
+from windlass.api.status import CheckpointRecord, Gang, JobStatus, Member, Progress
 from windlass.core import names
 from windlass.core.decision import Decision
 from windlass.core.observed import ClaimView, Job, ObjectView, Observed, PodView
@@ -85,7 +84,7 @@ class JobBuilder:
         body["metadata"]["deletionTimestamp"] = "2026-11-23T12:01:00Z"
         return JobBuilder(body)
 
-    def with_status(self, status: FineTuneJobStatus | dict[str, Any]) -> JobBuilder:
+    def with_status(self, status: JobStatus | dict[str, Any]) -> JobBuilder:
         """With a stored status."""
         body = copy.deepcopy(self.body)
         body["status"] = status if isinstance(status, dict) else status.to_wire()
@@ -102,7 +101,7 @@ class JobBuilder:
             for index, ticket in enumerate(tickets)
         ]
         gang = Gang(attempt=attempt, last_ticket=max(tickets), members=members)
-        status = FineTuneJobStatus(gang=gang, admitted_at=at(1), run_config="triage-config-00000000")
+        status = JobStatus(gang=gang, admitted_at=at(1), run_config="triage-config-00000000")
         job = self.with_nodes(len(tickets))
         return job.with_status(status.model_copy(update=fields))
 
@@ -227,6 +226,6 @@ def message_of(decision: Decision, condition: str = "Ready") -> str:
     return str(next(item["message"] for item in decision.status["conditions"] if item["type"] == condition))
 
 
-def a_status(**wire: Any) -> FineTuneJobStatus:
+def a_status(**wire: Any) -> JobStatus:
     """A status from its wire form."""
-    return FineTuneJobStatus.model_validate(wire)
+    return JobStatus.model_validate(wire)

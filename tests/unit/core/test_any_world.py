@@ -9,26 +9,26 @@ from hypothesis import HealthCheck, given, settings
 
 from unit.core.builders import UID
 from unit.core.worlds import World, worlds
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Exclusion, Reason
+from windlass.api.status import JobStatus
 from windlass.core import names
 from windlass.core.decision import Decision
 from windlass.core.observed import PodView, names_in
 from windlass.core.status.events import EVENTS_PER_WRITE
 
 
-def stored(world: World) -> FineTuneJobStatus:
+def stored(world: World) -> JobStatus:
     return world.job.build().status
 
 
-def written(world: World, decision: Decision) -> FineTuneJobStatus:
+def written(world: World, decision: Decision) -> JobStatus:
     """The status after the decision, whether it writes one or not."""
     if decision.status is None:
         return stored(world)
-    return FineTuneJobStatus.model_validate(decision.status)
+    return JobStatus.model_validate(decision.status)
 
 
-def is_ended(status: FineTuneJobStatus) -> bool:
+def is_ended(status: JobStatus) -> bool:
     return any(each.type in ("Complete", "Failed") and each.status == "True" for each in status.conditions)
 
 
@@ -44,7 +44,7 @@ def what_is_written_can_be_stored_and_read_again(world: World, decision: Decisio
     if decision.status is None:
         return
     assert json.loads(json.dumps(decision.status)) == decision.status
-    again = FineTuneJobStatus.model_validate(decision.status)
+    again = JobStatus.model_validate(decision.status)
     assert again.to_wire() == decision.status
     types = [each.type for each in again.conditions]
     assert len(types) == len(set(types))

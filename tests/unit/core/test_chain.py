@@ -24,7 +24,7 @@ from unit.core.builders import (
 from windlass.api.contract import Verdict
 from windlass.api.meta import Reason
 from windlass.api.status import Condition, Failure, Gang, Member
-from windlass.core.chains import FINETUNE_CHAIN
+from windlass.core.chains import TRAINING_CHAIN
 from windlass.core.facts import Facts, Outcome, gather
 from windlass.core.judges import elastic, gang, lifecycle, nodes, queued, world
 from windlass.core.judges import paused as paused_judges
@@ -68,7 +68,7 @@ class Scene:
 def speaker(scene: Scene) -> str:
     """The first judge that answers."""
     facts = scene.facts()
-    return next(judge.__name__ for judge in FINETUNE_CHAIN if judge(facts) is not None)
+    return next(judge.__name__ for judge in TRAINING_CHAIN if judge(facts) is not None)
 
 
 def running() -> Scene:
@@ -259,7 +259,7 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "gang_is_waiting": waiting,
     "gang_is_running": nothing,
 }
-ORDER = [judge.__name__ for judge in FINETUNE_CHAIN]
+ORDER = [judge.__name__ for judge in TRAINING_CHAIN]
 
 
 def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
@@ -270,7 +270,7 @@ def test_every_judge_has_a_case_and_the_chain_its_promised_order() -> None:
         for name, value in vars(module).items()
         if callable(value) and name in ORDER
     }
-    assert set(FINETUNE_CHAIN) == known
+    assert set(TRAINING_CHAIN) == known
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -322,9 +322,9 @@ def test_judge_that_passes_has_changed_nothing(name: str) -> None:
     CASES[name](scene)
     facts = scene.facts()
     before = repr(facts)
-    for judge in FINETUNE_CHAIN:
+    for judge in TRAINING_CHAIN:
         outcome = None
-        if facts.job.spec is not None or judge in FINETUNE_CHAIN[:4]:
+        if facts.job.spec is not None or judge in TRAINING_CHAIN[:4]:
             outcome = judge(facts)
         assert repr(facts) == before
         if outcome is not None:
@@ -337,7 +337,7 @@ def test_decision_is_the_outcome_of_the_judge_that_speaks(name: str) -> None:
     scene = running()
     CASES[name](scene)
     facts = scene.facts()
-    judge = next(each for each in FINETUNE_CHAIN if each.__name__ == name)
+    judge = next(each for each in TRAINING_CHAIN if each.__name__ == name)
     outcome = judge(facts)
     assert outcome is not None
     made = decide(facts.job, facts.seen, facts.now, WATCHING)

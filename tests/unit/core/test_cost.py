@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.core.builders import CREATED, SETTINGS, a_job, a_pod, at
-from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.status import Cost, GoodputSeconds, Progress
+from windlass.api.status import Cost, GoodputSeconds, JobStatus, Progress
 from windlass.core.cost import (
     Moment,
     PriceList,
@@ -326,15 +325,13 @@ PROGRESS = Progress(step=5, eta_seconds=90, eta_low_seconds=60, eta_high_seconds
 @pytest.mark.parametrize(
     ("status", "left"),
     [
-        (FineTuneJobStatus(progress=PROGRESS), (60, 120)),
-        (FineTuneJobStatus(), None),
-        (FineTuneJobStatus(progress=Progress(eta_seconds=90)), None),
-        (FineTuneJobStatus(progress=PROGRESS, finished_at=at(10)), None),
+        (JobStatus(progress=PROGRESS), (60, 120)),
+        (JobStatus(), None),
+        (JobStatus(progress=Progress(eta_seconds=90)), None),
+        (JobStatus(progress=PROGRESS, finished_at=at(10)), None),
     ],
 )
-def test_only_a_run_with_steps_ahead_has_a_band(
-    status: FineTuneJobStatus, left: tuple[float, float] | None
-) -> None:
+def test_only_a_run_with_steps_ahead_has_a_band(status: JobStatus, left: tuple[float, float] | None) -> None:
     assert seconds_left(status) == left
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from unit.core.builders import SPEC
 from unit.core.test_memory import ADAPTED, FULL
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import FailureClass
-from windlass.api.status import Failure, Plan, PlannedMemory
+from windlass.api.status import Failure, JobStatus, Plan, PlannedMemory
 from windlass.core.plan import arithmetic_plan
 from windlass.core.planning.estimate import (
     bytes_text,
@@ -81,13 +81,13 @@ def planned(spec: FineTuneJobSpec) -> PlannedMemory:
     return in_status(rank_memory(FULL, workload_of(spec, half=False)))
 
 
-def after_failure(spec: FineTuneJobSpec, kind: FailureClass, **fields: Any) -> FineTuneJobStatus:
+def after_failure(spec: FineTuneJobSpec, kind: FailureClass, **fields: Any) -> JobStatus:
     failure = Failure(reason=kind, failure_class=kind, hint="as it was", **fields)
     plan = Plan(memory_per_rank=planned(spec))
-    return with_memory_advice(FineTuneJobStatus(last_failure=failure, plan=plan), spec)
+    return with_memory_advice(JobStatus(last_failure=failure, plan=plan), spec)
 
 
-def hint_of(status: FineTuneJobStatus) -> str:
+def hint_of(status: JobStatus) -> str:
     assert status.last_failure is not None
     return status.last_failure.hint
 
@@ -125,7 +125,7 @@ def test_other_failures_keep_their_hint(kind: FailureClass) -> None:
 
 def test_without_a_plan_the_hint_stays_general() -> None:
     failure = Failure(reason="OutOfMemory", failure_class=FailureClass.OUT_OF_MEMORY, hint="as it was")
-    status = FineTuneJobStatus(last_failure=failure)
+    status = JobStatus(last_failure=failure)
     assert with_memory_advice(status, job()) == status
 
 

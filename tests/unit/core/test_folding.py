@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from unit.core.builders import NOW, a_checkpoint, a_pod, a_report, a_status, at
 from windlass.api.contract import Report
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
 from windlass.api.status import (
     Condition,
@@ -19,6 +18,7 @@ from windlass.api.status import (
     FailedRank,
     Failure,
     Gang,
+    JobStatus,
     Output,
     Plan,
     Progress,
@@ -40,7 +40,7 @@ from windlass.core.status.progress import (
 
 Kind = FailureClass
 GANG = Gang(attempt=2, last_ticket=4)
-STATUS = FineTuneJobStatus(gang=GANG, incarnation=3, progress=Progress(step=40, updated_at=at(50)))
+STATUS = JobStatus(gang=GANG, incarnation=3, progress=Progress(step=40, updated_at=at(50)))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_is_news(incarnation: int, step: int, sent: float, news: bool) -> N
 
 
 def test_anything_is_news_to_a_status_that_was_never_written() -> None:
-    empty = FineTuneJobStatus()
+    empty = JobStatus()
     assert is_news(a_report(incarnation=0, progress=Progress(), sent_at=at(0)), empty)
 
 
@@ -115,7 +115,7 @@ def test_report_replaces_what_it_speaks_of() -> None:
 def test_restarts_are_the_most_that_anybody_counted(
     before: int, told: int, incarnation: int, after: int
 ) -> None:
-    status = FineTuneJobStatus(counters=Counters(restarts=before))
+    status = JobStatus(counters=Counters(restarts=before))
     assert fold(status, a_report(restarts=told, incarnation=incarnation)).counters.restarts == after
 
 
@@ -134,7 +134,7 @@ def test_leader_without_an_incarnation_says_what_it_does_and_nothing_more() -> N
 
 def test_first_leader_may_report_before_it_has_claimed_anything() -> None:
     report = a_report(incarnation=0, phase=Phase.PREPARE, progress=Progress(), checkpoints=[])
-    after = fold(FineTuneJobStatus(checkpoints=[a_checkpoint(40)]), report)
+    after = fold(JobStatus(checkpoints=[a_checkpoint(40)]), report)
     assert after.progress.phase is Phase.PREPARE
     assert after.checkpoints, "an empty ledger of one that has not looked yet forgets nothing"
 
@@ -265,37 +265,37 @@ def test_merging_is_bounded_ordered_and_settles(
 # --- degradations ----------------------------------------------------------------------------------
 
 
-def condition(kind: ConditionType) -> FineTuneJobStatus:
+def condition(kind: ConditionType) -> JobStatus:
     made = Condition(type=kind, status="True", reason="SaveFailed", last_transition_time=at(0))
-    return FineTuneJobStatus(conditions=[made])
+    return JobStatus(conditions=[made])
 
 
 @pytest.mark.parametrize(
     ("status", "fields", "aspects"),
     [
-        (FineTuneJobStatus(), {}, []),
+        (JobStatus(), {}, []),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"save_error": "fsync failed"},
             [("CheckpointDegraded", "True", "SaveFailed")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"save_error": "No space left on device"},
             [("CheckpointDegraded", "True", "StorageFull")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"unsaved": "the command tells of no checkpoint"},
             [("CheckpointDegraded", "True", "NoCheckpoints")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"unsaved": "no checkpoint has been seen", "save_error": "I/O error"},
             [("CheckpointDegraded", "True", "SaveFailed")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"tracking_error": "refused"},
             [("TrackingDegraded", "True", "TrackingUnreachable")],
         ),
@@ -306,31 +306,31 @@ def condition(kind: ConditionType) -> FineTuneJobStatus:
         ),
         (condition(ConditionType.TRACKING_DEGRADED), {}, [("TrackingDegraded", "False", "AsExpected")]),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"stall": "no step was finished"},
             [("ProgressDegraded", "True", "StallSuspected")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"straggler": "rank 1 takes 2.2 times as long"},
             [("ProgressDegraded", "True", "StragglerDetected")],
         ),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"stall": "no step was finished", "straggler": "rank 1 takes 2.2 times as long"},
             [("ProgressDegraded", "True", "StallSuspected")],
         ),
         (condition(ConditionType.PROGRESS_DEGRADED), {}, [("ProgressDegraded", "False", "AsExpected")]),
         (
-            FineTuneJobStatus(),
+            JobStatus(),
             {"plan": Plan(precision="BF16", precision_reason="fast here")},
             [("PrecisionChosen", "True", "AsExpected")],
         ),
-        (FineTuneJobStatus(), {"plan": Plan()}, []),
+        (JobStatus(), {"plan": Plan()}, []),
     ],
 )
 def test_what_goes_on_beside_training(
-    status: FineTuneJobStatus, fields: dict[str, Any], aspects: list[tuple[str, str, str]]
+    status: JobStatus, fields: dict[str, Any], aspects: list[tuple[str, str, str]]
 ) -> None:
     made = list(degradations(status, a_report(**fields)))
     assert [(one.type, one.status, one.reason) for one in made] == aspects
@@ -382,7 +382,7 @@ def streams(draw: st.DrawFn) -> list[Report]:
 @settings(max_examples=80, deadline=None)
 @given(streams())
 def test_any_order_of_arrival_ends_at_the_newest_and_never_goes_back(reports: list[Report]) -> None:
-    status = FineTuneJobStatus()
+    status = JobStatus()
     place = (0, 0)
     for report in reports:
         status = fold(status, report)

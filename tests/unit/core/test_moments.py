@@ -7,8 +7,7 @@ from datetime import timedelta
 import pytest
 
 from unit.core.builders import NOW, a_job, a_pod, a_report, an_ended_pod, at, judge
-from windlass.api.finetune import FineTuneJobStatus
-from windlass.api.status import Counters
+from windlass.api.status import Counters, JobStatus
 from windlass.core.failure.classify import classify
 from windlass.core.failure.evidence import End
 from windlass.core.observed import PodView
@@ -49,5 +48,5 @@ def test_lost_pod_was_lost_when_it_ended_not_when_it_was_seen(
 def test_incarnations_after_a_pause_are_no_restarts(
     before: int, told: int, incarnation: int, after: int
 ) -> None:
-    status = FineTuneJobStatus(counters=Counters(restarts=before))
+    status = JobStatus(counters=Counters(restarts=before))
     assert fold(status, a_report(restarts=told, incarnation=incarnation)).counters.restarts == after

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from unit.core.builders import NOW, UID, JobBuilder, a_checkpoint, a_job, a_pod, a_report, claims, shared
 from unit.core.worlds import NODES, ROWS, WATCHING
 from windlass.api.contract import Report, Timeline
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Phase
-from windlass.api.status import Output, Progress, TrackingStatus
+from windlass.api.status import JobStatus, Output, Progress, TrackingStatus
 from windlass.core.cost import PriceList
 from windlass.core.decision import Decision
 from windlass.core.observed import Observed
@@ -124,14 +123,14 @@ def test_a_round_right_after_it_would_decide_nothing(run: Run, data: st.DataObje
     assert differences(before, after) <= TOLD
 
 
-def differences(one: FineTuneJobStatus, other: FineTuneJobStatus) -> set[str]:
+def differences(one: JobStatus, other: JobStatus) -> set[str]:
     wire, theirs = one.to_wire(), other.to_wire()
     return {name for name in {*wire, *theirs} if wire.get(name) != theirs.get(name)}
 
 
 def test_what_only_tells_is_named_alike_in_models_and_on_the_wire() -> None:
     """`to_wire(without=...)` takes names of fields, a stored status has those of the wire."""
-    fields = FineTuneJobStatus.model_fields
+    fields = JobStatus.model_fields
     assert {"progress", "goodput", "cost"} == MOVING
     assert {*MOVING, "checkpoints", "tracking"} == TOLD and set(fields) >= TOLD
     assert all(fields[name].alias == name for name in TOLD)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from unit.core.builders import SETTINGS, UID, JobBuilder, a_job
 from unit.core.pod_security import violations
 from windlass.api.contract import RunConfig
-from windlass.api.finetune import NAME_LIMIT
+from windlass.api.jobs import NAME_LIMIT
 from windlass.api.validation import validate
 from windlass.core import names
 from windlass.core.decision import Manifest

@@ -9,23 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.core.builders import a_checkpoint, at
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Reason, Rung
-from windlass.api.status import RecoveryRecord, RecoverySeconds
+from windlass.api.status import JobStatus, RecoveryRecord, RecoverySeconds
 from windlass.core.decision import Event
 from windlass.core.status import conditions
 from windlass.core.status.conditions import Aspect, merge
 from windlass.core.status.events import EVENTS_PER_WRITE, events_between
 
 T = ConditionType
-NOTHING = FineTuneJobStatus()
+NOTHING = JobStatus()
 
 
-def state(*aspects: Aspect, **fields: Any) -> FineTuneJobStatus:
-    return FineTuneJobStatus(conditions=merge([], aspects, now=at(1), generation=1), **fields)
+def state(*aspects: Aspect, **fields: Any) -> JobStatus:
+    return JobStatus(conditions=merge([], aspects, now=at(1), generation=1), **fields)
 
 
-def told(before: FineTuneJobStatus, after: FineTuneJobStatus) -> list[str]:
+def told(before: JobStatus, after: JobStatus) -> list[str]:
     return [f"{each.type} {each.reason}: {each.message}" for each in events_between(before, after)]
 
 
@@ -47,7 +46,7 @@ STARTING = state(*conditions.working(Reason.STARTING, "1 of 2 pods made"))
 TRAINING = state(*conditions.training(Reason.TRAINING, "training"))
 STALLED = state(*conditions.stalled(Reason.CLAIM_NOT_FOUND, "no claim"))
 
-CHANGES: list[tuple[str, FineTuneJobStatus, FineTuneJobStatus, list[str]]] = [
+CHANGES: list[tuple[str, JobStatus, JobStatus, list[str]]] = [
     ("nothing", STARTING, STARTING, []),
     ("first word", NOTHING, STARTING, ["Normal Starting: 1 of 2 pods made"]),
     ("another state", STARTING, TRAINING, ["Normal Training: training"]),
@@ -139,53 +138,49 @@ CHANGES: list[tuple[str, FineTuneJobStatus, FineTuneJobStatus, list[str]]] = [
     (
         "recovery under way",
         NOTHING,
-        FineTuneJobStatus(recoveries=[a_row(2, total=0.0)]),
+        JobStatus(recoveries=[a_row(2, total=0.0)]),
         [],
     ),
     (
         "recovery over",
-        FineTuneJobStatus(recoveries=[a_row(2, total=0.0)]),
-        FineTuneJobStatus(recoveries=[a_row(2, resumed_step=20, lost_steps=3)]),
+        JobStatus(recoveries=[a_row(2, total=0.0)]),
+        JobStatus(recoveries=[a_row(2, resumed_step=20, lost_steps=3)]),
         ["Normal Recovered: InPlace after Crash: went on from step 20, 3 steps lost"],
     ),
     (
         "recovery known",
-        FineTuneJobStatus(recoveries=[a_row(2)]),
-        FineTuneJobStatus(recoveries=[a_row(2, lost_steps=9)]),
+        JobStatus(recoveries=[a_row(2)]),
+        JobStatus(recoveries=[a_row(2, lost_steps=9)]),
         [],
     ),
     (
         "checkpoint",
-        FineTuneJobStatus(checkpoints=[a_checkpoint(20)]),
-        FineTuneJobStatus(checkpoints=[a_checkpoint(40), a_checkpoint(20)]),
+        JobStatus(checkpoints=[a_checkpoint(20)]),
+        JobStatus(checkpoints=[a_checkpoint(40), a_checkpoint(20)]),
         ["Normal CheckpointCommitted: step-00000040.i1 is verified at step 40"],
     ),
     (
         "checkpoint removed",
-        FineTuneJobStatus(checkpoints=[a_checkpoint(40), a_checkpoint(20)]),
-        FineTuneJobStatus(checkpoints=[a_checkpoint(40)]),
+        JobStatus(checkpoints=[a_checkpoint(40), a_checkpoint(20)]),
+        JobStatus(checkpoints=[a_checkpoint(40)]),
         [],
     ),
     (
         "same step of a later incarnation",
-        FineTuneJobStatus(checkpoints=[a_checkpoint(20)]),
-        FineTuneJobStatus(checkpoints=[a_checkpoint(20, 2), a_checkpoint(20)]),
+        JobStatus(checkpoints=[a_checkpoint(20)]),
+        JobStatus(checkpoints=[a_checkpoint(20, 2), a_checkpoint(20)]),
         ["Normal CheckpointCommitted: step-00000020.i2 is verified at step 20"],
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "before", "after", "events"), CHANGES, ids=[row[0] for row in CHANGES])
-def test_change_is_told(
-    name: str, before: FineTuneJobStatus, after: FineTuneJobStatus, events: list[str]
-) -> None:
+def test_change_is_told(name: str, before: JobStatus, after: JobStatus, events: list[str]) -> None:
     assert told(before, after) == events, name
 
 
 @pytest.mark.parametrize(("name", "before", "after", "events"), CHANGES, ids=[row[0] for row in CHANGES])
-def test_nothing_is_told_twice(
-    name: str, before: FineTuneJobStatus, after: FineTuneJobStatus, events: list[str]
-) -> None:
+def test_nothing_is_told_twice(name: str, before: JobStatus, after: JobStatus, events: list[str]) -> None:
     assert told(after, after) == [], name
     assert len(told(before, after)) == len(events)
 
@@ -207,7 +202,7 @@ def test_end_comes_first_and_is_not_told_as_a_state_too() -> None:
 
 
 def test_many_checkpoints_at_once_do_not_flood() -> None:
-    after = FineTuneJobStatus(checkpoints=[a_checkpoint(20 * n) for n in range(20, 0, -1)])
+    after = JobStatus(checkpoints=[a_checkpoint(20 * n) for n in range(20, 0, -1)])
     made = events_between(NOTHING, after)
     assert len(made) == EVENTS_PER_WRITE
     assert made[0].message.startswith("step-00000400")

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from unit.core.builders import NOW, SETTINGS, a_job, at
 from windlass.api.contract import Suspicion
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Exclusion, FailureClass, SuspectReason
-from windlass.api.status import Member, SuspectNode
+from windlass.api.status import JobStatus, Member, SuspectNode
 from windlass.core.render.pod import affinity, pod
 from windlass.core.suspects import LIMIT, current, excluded, suspected, until_expiry
 
@@ -153,7 +152,7 @@ def test_no_history_makes_the_list_long_or_everlasting(
         )
         strict = found.exclusion is STRICT or (name in before and before[name].exclusion is STRICT)
         assert after[name].exclusion is (STRICT if strict else SOFT)
-        assert FineTuneJobStatus(suspect_nodes=suspects).suspect_nodes == suspects
+        assert JobStatus(suspect_nodes=suspects).suspect_nodes == suspects
     assert current(suspects, now + timedelta(seconds=seconds)) == []
 
 

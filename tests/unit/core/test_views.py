@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from unit.core.builders import a_job, a_report, a_status, at
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
-from windlass.api.status import Plan, RecoveryRecord, RecoverySeconds
+from windlass.api.status import JobStatus, Plan, RecoveryRecord, RecoverySeconds
 from windlass.core.observed import ClaimView, Job, ObjectView, PodView, label_number, parse_status
 from windlass.core.plan import arithmetic_plan
 from windlass.core.status import messages
@@ -98,9 +97,9 @@ def test_status_of_another_version_is_read_as_far_as_it_goes() -> None:
     assert (status.incarnation, status.progress.step, status.gang.attempt) == (3, 5, 0)
 
 
-def test_job_without_kind_in_a_list_still_names_its_field() -> None:
+def test_job_without_version_in_a_list_still_names_its_field() -> None:
     body = a_job().with_spec("resources.nodes", -1).body
-    del body["kind"], body["apiVersion"]
+    del body["apiVersion"]
     job = Job.from_wire(body)
     assert job.spec is None
     assert job.spec_error is not None and job.spec_error.startswith(
@@ -198,7 +197,7 @@ def test_rows_are_the_last_ten() -> None:
 
 
 def test_new_leader_that_has_claimed_nothing_may_say_what_it_does() -> None:
-    before = FineTuneJobStatus(incarnation=3)
+    before = JobStatus(incarnation=3)
     after = fold(before, a_report(incarnation=0, phase=Phase.IMPORTS))
     assert after.incarnation == 3 and after.progress.phase is Phase.IMPORTS
     assert after.checkpoints == before.checkpoints
@@ -219,17 +218,17 @@ def test_conditions_keep_their_order_and_unknown_ones_stay() -> None:
 
 
 def test_event_messages_fit_the_api() -> None:
-    after = FineTuneJobStatus(
+    after = JobStatus(
         conditions=merge([], stalled(Reason.CLAIM_NOT_FOUND, "x" * 3000), now=at(1), generation=1)
     )
-    (event,) = events_between(FineTuneJobStatus(), after)
+    (event,) = events_between(JobStatus(), after)
     assert len(event.message) == 1024 and event.type == "Warning"
 
 
 def test_recovery_is_told_once_it_is_over() -> None:
     done = a_row(2, FailureClass.CRASH, seconds=RecoverySeconds(total=2.5), resumed_step=40, lost_steps=1)
-    after = FineTuneJobStatus(recoveries=[done])
-    (event,) = events_between(FineTuneJobStatus(), after)
+    after = JobStatus(recoveries=[done])
+    (event,) = events_between(JobStatus(), after)
     assert event.message == "RecreatePod after Crash: went on from step 40, 1 step lost"
     assert events_between(after, after) == ()
 

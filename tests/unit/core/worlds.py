@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from unit.core.builders import SETTINGS, JobBuilder, a_checkpoint, a_job, a_pod, at, claims, shared
 from windlass.api.contract import Report, RunIdentity, Suspicion, Timeline, Verdict
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Exclusion, ExitCode, FailureClass, Phase, Reason, Rung, SuspectReason
 from windlass.api.status import (
     Condition,
@@ -18,6 +17,7 @@ from windlass.api.status import (
     FailedRank,
     Failure,
     Gang,
+    JobStatus,
     Member,
     Progress,
     RecoveryRecord,
@@ -124,11 +124,11 @@ def gangs(draw: st.DrawFn, nodes: int) -> Gang:
 
 
 @st.composite
-def statuses(draw: st.DrawFn, nodes: int) -> FineTuneJobStatus:
+def statuses(draw: st.DrawFn, nodes: int) -> JobStatus:
     ended = draw(st.sampled_from([[], [], [], [], ["Complete"], ["Failed"]]))
     others = draw(st.lists(st.sampled_from(["Running", "Suspended", "Stalled"]), unique=True, max_size=2))
     gang = draw(gangs(nodes))
-    return FineTuneJobStatus(
+    return JobStatus(
         gang=gang,
         conditions=truths([*others, *ended]),
         finished_at=draw(TIMES) if ended else None,
@@ -147,7 +147,7 @@ def statuses(draw: st.DrawFn, nodes: int) -> FineTuneJobStatus:
 
 
 @st.composite
-def pods_of(draw: st.DrawFn, status: FineTuneJobStatus) -> tuple[PodView, ...]:
+def pods_of(draw: st.DrawFn, status: JobStatus) -> tuple[PodView, ...]:
     """Some of the members' pods, some of earlier tickets, now and then a stranger's."""
     found = []
     places = [(member.index, member.ticket, status.gang.attempt) for member in status.gang.members]
@@ -194,7 +194,7 @@ STATES = st.one_of(
 
 
 @st.composite
-def reports(draw: st.DrawFn, status: FineTuneJobStatus) -> Report:
+def reports(draw: st.DrawFn, status: JobStatus) -> Report:
     leader = next((member for member in status.gang.members if member.index == 0), Member(index=0, ticket=1))
     ticket = draw(st.sampled_from([leader.ticket, leader.ticket, 1]))
     step = draw(st.integers(0, 100))

@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from windlass.api.kinds import KINDS
 from windlass.shell.client import Client
 from windlass.shell.clock import Clock
 from windlass.shell.credentials import Credentials
@@ -40,6 +41,9 @@ class Fault:
 
     def matches(self, method: str, path: str) -> bool:
         return self.times > 0 and (not self.method or method == self.method) and self.part in path
+
+
+JOBS = {kind.plural: kind.name for kind in KINDS.values()}
 
 
 class FakeApi:
@@ -104,6 +108,8 @@ class FakeApi:
         metadata.setdefault("uid", f"uid-{self._uid}")
         metadata.setdefault("creationTimestamp", "2026-11-23T12:00:00Z")
         metadata.setdefault("generation", 1)
+        if plural in JOBS:
+            body.setdefault("kind", JOBS[plural])
         key = (plural, metadata.get("namespace", ""), metadata["name"])
         # Tests change what they got in place, so that the stored one is no witness.
         spec = copy.deepcopy(body.get("spec"))

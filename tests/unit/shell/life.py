@@ -72,7 +72,7 @@ class Life:
     def load(self) -> None:
         """What lists and watches would bring by now."""
         kinds = [
-            ("finetunejobs", self.caches.jobs, slim_job),
+            ("finetunejobs", self.caches.jobs.of("FineTuneJob"), slim_job),
             ("pods", self.caches.pods, slim_pod),
             ("persistentvolumeclaims", self.caches.claims, slim_claim),
             ("configmaps", self.caches.children["ConfigMap"], slim_child),

@@ -62,7 +62,7 @@ def a_map(name: str, uid: str, **data: str) -> dict[str, Any]:
 
 def job_of(api: FakeApi, life: Life) -> dict[str, Any]:
     life.load()
-    job = life.caches.jobs.get("team", "ft")
+    job = life.caches.jobs.get(("FineTuneJob", "team", "ft"))
     assert job is not None
     return job
 
@@ -114,11 +114,11 @@ async def test_a_status_that_only_tells_is_no_reason_for_another_round(
     world(api)
     job = job_of(api, life)
     told: list[str] = []
-    life.caches.jobs.changed = lambda body: told.append(body["metadata"]["name"])
+    life.caches.jobs.when_changed(lambda body: told.append(body["metadata"]["name"]))
     decision = Decision(status={"incarnation": 1}, only_tells=only_tells)
     done = await actor(life).act(job, decision, Memory())
     assert (done.writes, done.again) == (1, False)
-    assert (life.caches.jobs.get("team", "ft") or {})["status"] == {"incarnation": 1}
+    assert (life.caches.jobs.get(("FineTuneJob", "team", "ft")) or {})["status"] == {"incarnation": 1}
     assert told == ([] if only_tells else ["ft"])
 
 

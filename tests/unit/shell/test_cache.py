@@ -182,7 +182,7 @@ def test_a_slim_pod_holds_what_views_read_and_no_environment() -> None:
 
 def test_slimming_twice_changes_nothing() -> None:
     for slim in (slim_pod, slim_job, slim_claim, slim_child):
-        once = slim(full_pod())
+        once = slim(full_pod() | {"kind": "Any"})
         assert slim(once) == once
 
 

@@ -10,7 +10,7 @@ from unit.shell.fakeapi import FakeApi, Fault
 from windlass.shell.client import PAGE, Call, Client
 from windlass.shell.credentials import Credentials
 from windlass.shell.errors import ApiError, Conflict, Forbidden, Gone, Invalid, NotFound, NotOurs, Unreachable
-from windlass.shell.resources import CONFIG_MAPS, FINE_TUNE_JOBS, PODS
+from windlass.shell.resources import CONFIG_MAPS, PODS, of
 
 
 def pod(name: str = "p", *, owner: str = "job-1") -> dict:
@@ -84,7 +84,7 @@ async def test_a_status_whose_answer_was_lost_is_a_conflict(api: FakeApi, client
     seen = {"metadata": dict(job["metadata"])}
     api.faults.append(Fault("PUT", "status", status=500, after=True))
     with pytest.raises(Conflict):
-        await client.replace_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
+        await client.replace_status(of("FineTuneJob"), seen, {"incarnation": 1})
     assert api.get("finetunejobs", "ft")["status"] == {"incarnation": 1}
 
 
@@ -141,7 +141,7 @@ async def test_status_is_replaced_at_the_version_it_was_made_from(api: FakeApi, 
     seen = {"metadata": dict(job["metadata"])}
     api.put("finetunejobs", {"metadata": dict(job["metadata"])})
     with pytest.raises(Conflict):
-        await client.replace_status(FINE_TUNE_JOBS, seen, {"incarnation": 1})
+        await client.replace_status(of("FineTuneJob"), seen, {"incarnation": 1})
     assert "status" not in api.get("finetunejobs", "ft")
 
 

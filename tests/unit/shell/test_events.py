@@ -22,7 +22,10 @@ from windlass.shell.events import (
     cut,
 )
 
-JOB = {"metadata": {"name": "ft", "namespace": "team", "uid": "run-1", "resourceVersion": "7"}}
+JOB = {
+    "kind": "FineTuneJob",
+    "metadata": {"name": "ft", "namespace": "team", "uid": "run-1", "resourceVersion": "7"},
+}
 
 
 def recorder(api: FakeApi, hand: Hand, **more: Any) -> Recorder:
@@ -73,7 +76,7 @@ async def test_other_messages_and_other_jobs_are_other_events(api: FakeApi, hand
     made = recorder(api, hand)
     await made.record(JOB, event())
     await made.record(JOB, event("one pod runs"))
-    await made.record({"metadata": JOB["metadata"] | {"uid": "run-2", "name": "ft2"}}, event())
+    await made.record(JOB | {"metadata": JOB["metadata"] | {"uid": "run-2", "name": "ft2"}}, event())
     assert len(stored(api)) == 3
 
 
@@ -108,7 +111,7 @@ async def test_checkpoints_are_told_of_seldom_and_take_nothing_from_the_rest(
 
 async def test_each_job_tells_of_its_own_checkpoints(api: FakeApi, hand: Hand) -> None:
     made = recorder(api, hand)
-    other = {"metadata": JOB["metadata"] | {"uid": "run-2"}}
+    other = JOB | {"metadata": JOB["metadata"] | {"uid": "run-2"}}
     for job in (JOB, other, JOB):
         await made.record(job, event("step-1 verified", Reason.CHECKPOINT_COMMITTED))
     assert sorted(body["regarding"]["uid"] for body in stored(api)) == ["run-1", "run-2"]

@@ -67,7 +67,7 @@ class Rig:
             "resourceVersion": str(version),
             "creationTimestamp": "2026-11-23T12:00:00Z",
         }
-        self.caches.jobs.upsert({"metadata": metadata, "spec": {}, "status": {}})
+        self.caches.jobs.upsert({"kind": "FineTuneJob", "metadata": metadata, "spec": {}, "status": {}})
 
     async def observe(self, _: Any) -> Observed:
         if self.failure is not None:
@@ -211,7 +211,7 @@ async def test_what_was_remembered_of_a_former_job_of_the_name_is_forgotten(rig:
     rig.put("ft", uid="u2", version=2)
     await rig.reconciler.attempt(KEY)
     assert rig.forgotten == ["u1"]
-    body = rig.caches.jobs.get("team", "ft")
+    body = rig.caches.jobs.get(("FineTuneJob", "team", "ft"))
     assert body is not None
     rig.caches.jobs.drop(body)
     await rig.reconciler.attempt(KEY)

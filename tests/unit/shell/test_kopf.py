@@ -13,9 +13,9 @@ import pytest
 
 from unit.shell.conftest import Hand, until
 from windlass.shell import handlers
-from windlass.shell.cache import Cache
 from windlass.shell.credentials import Credentials
 from windlass.shell.handlers import UNTAKEN, Intake
+from windlass.shell.jobs import Jobs
 from windlass.shell.kopf_loop import connection, operator_settings
 from windlass.shell.kopf_storage import NoDiffBase, NoProgress
 
@@ -24,6 +24,7 @@ from windlass.shell.kopf_storage import NoDiffBase, NoProgress
 
 def body(version: int, name: str = "ft") -> dict[str, Any]:
     return {
+        "kind": "FineTuneJob",
         "metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": str(version)},
         "spec": {},
         "status": {},
@@ -31,21 +32,22 @@ def body(version: int, name: str = "ft") -> dict[str, Any]:
 
 
 async def test_what_kopf_saw_reaches_the_cache_from_its_thread() -> None:
-    jobs = Cache()
+    jobs = Jobs()
     intake = Intake(asyncio.get_running_loop(), jobs)
     body = {
+        "kind": "FineTuneJob",
         "metadata": {
             "name": "ft",
             "namespace": "team",
             "uid": "u",
             "resourceVersion": "3",
             "managedFields": [1],
-        }
+        },
     }
     threading.Thread(target=intake.take, args=(None, body)).start()
     await until(lambda: len(jobs) == 1)
-    assert "managedFields" not in (jobs.get("team", "ft") or {})["metadata"]
-    gone = {"metadata": body["metadata"] | {"resourceVersion": "4"}}
+    assert "managedFields" not in (jobs.get(("FineTuneJob", "team", "ft")) or {})["metadata"]
+    gone = body | {"metadata": body["metadata"] | {"resourceVersion": "4"}}
     threading.Thread(target=intake.take, args=("DELETED", gone)).start()
     await until(lambda: len(jobs) == 0)
 
@@ -53,7 +55,9 @@ async def test_what_kopf_saw_reaches_the_cache_from_its_thread() -> None:
 def test_a_closed_main_loop_does_not_break_kopfs_thread() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    Intake(loop, Cache()).take("ADDED", {"metadata": {"name": "ft", "namespace": "team"}})
+    Intake(loop, Jobs()).take(
+        "ADDED", {"kind": "FineTuneJob", "metadata": {"name": "ft", "namespace": "team"}}
+    )
 
 
 def test_kopf_is_told_to_watch_only() -> None:
@@ -75,7 +79,7 @@ def test_kopf_logs_in_with_our_token_for_some_minutes(hand: Hand) -> None:
 async def test_no_more_than_so_many_jobs_are_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread waits, instead of filling memory with what the main loop has not taken."""
     monkeypatch.setattr(handlers, "PATIENCE_SECONDS", 60.0)
-    jobs = Cache()
+    jobs = Jobs()
     intake = Intake(asyncio.get_running_loop(), jobs)
     handed: list[int] = []
 
@@ -100,7 +104,7 @@ async def test_no_more_than_so_many_jobs_are_on_their_way(monkeypatch: pytest.Mo
 
 async def test_a_main_loop_that_hangs_costs_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "PATIENCE_SECONDS", 0.01)
-    jobs = Cache()
+    jobs = Jobs()
     intake = Intake(asyncio.get_running_loop(), jobs)
     for number in range(2 * UNTAKEN):
         intake.take(None, body(number + 1, f"ft-{number}"))
@@ -111,11 +115,11 @@ async def test_a_main_loop_that_hangs_costs_no_event(monkeypatch: pytest.MonkeyP
 
 
 async def test_an_event_that_breaks_the_cache_gives_its_room_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = Cache()
+    jobs = Jobs()
     loop = asyncio.get_running_loop()
     broken: list[Any] = []
     loop.set_exception_handler(lambda _, context: broken.append(context["exception"]))
-    jobs.changed = lambda item: 1 / 0
+    jobs.when_changed(lambda item: 1 / 0)
     intake = Intake(loop, jobs)
     for number in range(5):
         intake.take("MODIFIED", body(number + 1))

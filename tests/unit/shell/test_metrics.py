@@ -9,7 +9,11 @@ from windlass.shell.metrics import DOCUMENT, Metrics, document
 
 
 def job(**status: Any) -> dict[str, Any]:
-    return {"metadata": {"name": "ft", "namespace": "team", "uid": "u"}, "status": status}
+    return {
+        "kind": "FineTuneJob",
+        "metadata": {"name": "ft", "namespace": "team", "uid": "u"},
+        "status": status,
+    }
 
 
 def sample(metrics: Metrics, start: str) -> list[str]:
@@ -42,7 +46,7 @@ def test_numbers_of_jobs_come_from_status_on_the_leader_only() -> None:
         ],
     )
     metrics.show_jobs(lambda: [body], lambda: leading[0])
-    labels = '{name="ft",namespace="team"}'
+    labels = '{kind="FineTuneJob",name="ft",namespace="team"}'
     text = metrics.render().decode()
     for name, value in [
         ("windlass_job_step", "7.0"),
@@ -72,9 +76,12 @@ def test_recoveries_are_counted_once_and_not_those_before_our_time() -> None:
     rows = [row, row | {"incarnation": 3}, row | {"incarnation": 4, "rung": "RecreatePod"}]
     for _ in range(3):
         metrics.count_recoveries(job(recoveries=rows))
+    start = (
+        'windlass_job_recoveries_total{failure_class="Crash",kind="FineTuneJob",name="ft",namespace="team"'
+    )
     assert sorted(sample(metrics, "windlass_job_recoveries_total")) == [
-        'windlass_job_recoveries_total{failure_class="Crash",name="ft",namespace="team",rung="InPlace"} 1.0',
-        'windlass_job_recoveries_total{failure_class="Crash",name="ft",namespace="team",rung="RecreatePod"} 1.0',
+        f'{start},rung="InPlace"}} 1.0',
+        f'{start},rung="RecreatePod"}} 1.0',
     ]
     metrics.forget(job())
     assert sample(metrics, "windlass_job_recoveries_total") == []
@@ -91,6 +98,6 @@ def test_money_is_shown_with_its_currency_and_only_where_there_is_a_price_list()
     free["metadata"]["name"] = "free"
     metrics.show_jobs(lambda: [priced, free], lambda: True)
     assert sample(metrics, "windlass_job_cost") == [
-        'windlass_job_cost{currency="EUR",name="ft",namespace="team"} 12.345678',
-        'windlass_job_cost_wasted{currency="EUR",name="ft",namespace="team"} 0.5',
+        'windlass_job_cost{currency="EUR",kind="FineTuneJob",name="ft",namespace="team"} 12.345678',
+        'windlass_job_cost_wasted{currency="EUR",kind="FineTuneJob",name="ft",namespace="team"} 0.5',
     ]

@@ -17,7 +17,7 @@ from windlass.core.decision import Annotate
 from windlass.shell.notices import REFUSED_SECONDS, NoticeBoard
 
 STEP, TIME = "windlass.dev/checkpoint-step", "windlass.dev/checkpoint-time"
-JOB = {"metadata": {"namespace": "team", "name": "ft", "uid": "u"}}
+JOB = {"kind": "FineTuneJob", "metadata": {"namespace": "team", "name": "ft", "uid": "u"}}
 
 
 @pytest_asyncio.fixture

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bench.operator.finished import ended_status
 from windlass.shell.cache import Cache, Packed, pack
-from windlass.shell.observe import Caches, has_ended, in_namespace
+from windlass.shell.jobs import has_ended, in_namespace
+from windlass.shell.observe import Caches
 
 VALUES = st.recursive(
     st.none()
@@ -38,7 +39,7 @@ def body(name: str, namespace: str, version: int, *, ended: bool = False, **stat
     metadata = {"name": name, "namespace": namespace, "uid": name, "resourceVersion": str(version)}
     if ended:
         status["finishedAt"] = "2026-11-25T12:00:00Z"
-    return {"metadata": metadata, "status": status}
+    return {"kind": "FineTuneJob", "metadata": metadata, "status": status}
 
 
 @given(VALUES)
@@ -86,7 +87,7 @@ def test_only_jobs_that_have_ended_are_packed(status: dict[str, Any], packed: bo
     caches = Caches()
     job = body("a", "x", 1)
     caches.jobs.upsert(job | {"status": status})
-    (kept,) = caches.jobs._objects.values()
+    (kept,) = caches.jobs.of("FineTuneJob")._objects.values()
     assert isinstance(kept, Packed) is packed
     assert has_ended({"metadata": {}}) is False, "a job that was never looked at"
 
@@ -96,10 +97,10 @@ def test_a_job_that_is_changed_after_its_end_is_packed_anew() -> None:
     caches.jobs.upsert(body("a", "x", 1))
     caches.jobs.upsert(body("a", "x", 2, ended=True, note="one"))
     caches.jobs.upsert(body("a", "x", 3, ended=True, note="two"))
-    found = caches.jobs.get("x", "a")
+    found = caches.jobs.get(("FineTuneJob", "x", "a"))
     assert found is not None and found["status"]["note"] == "two"
     caches.jobs.drop(body("a", "x", 4))
-    assert caches.jobs.get("x", "a") is None and caches.jobs.find("x") == []
+    assert caches.jobs.get(("FineTuneJob", "x", "a")) is None and caches.jobs.find("x") == []
 
 
 def test_an_ended_job_of_eight_pods_takes_little_room() -> None:

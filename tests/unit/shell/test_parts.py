@@ -26,6 +26,7 @@ from windlass.shell.credentials import CredentialsError, from_kubeconfig
 from windlass.shell.endpoint import PORT_NAME, endpoint_slice, publish
 from windlass.shell.errors import Unreachable
 from windlass.shell.health import WATCH_LIMIT_SECONDS, Health, LoopLag, limit, serve
+from windlass.shell.jobs import Jobs
 from windlass.shell.lease import end_process
 from windlass.shell.main import wait
 from windlass.shell.metrics import Metrics
@@ -132,7 +133,7 @@ def stored_job(api: FakeApi, name: str = "ft") -> dict[str, Any]:
 
 
 async def test_a_probe_that_agrees_stays_young(api: FakeApi, hand: Hand) -> None:
-    jobs = Cache()
+    jobs = Jobs()
     jobs.upsert(json.loads(json.dumps(stored_job(api))))
     probe = WatchProbe(api.client(), jobs, (), hand.clock())
     hand.at += 30
@@ -142,7 +143,7 @@ async def test_a_probe_that_agrees_stays_young(api: FakeApi, hand: Hand) -> None
 
 @pytest.mark.fault("F17")
 async def test_a_cache_that_stays_behind_makes_the_probe_old(api: FakeApi, hand: Hand) -> None:
-    jobs = Cache()
+    jobs = Jobs()
     jobs.upsert(json.loads(json.dumps(stored_job(api))))
     probe = WatchProbe(api.client(), jobs, (), hand.clock())
     api.put("finetunejobs", api.get("finetunejobs", "ft") or {})
@@ -156,7 +157,7 @@ async def test_a_cache_that_stays_behind_makes_the_probe_old(api: FakeApi, hand:
 
 
 async def test_a_busy_job_is_no_proof_of_a_stuck_watch(api: FakeApi, hand: Hand) -> None:
-    jobs = Cache()
+    jobs = Jobs()
     probe = WatchProbe(api.client(), jobs, (), hand.clock())
     stored_job(api)
     for _ in range(4):
@@ -176,7 +177,7 @@ async def test_a_slow_server_is_compared_with_more_seldom(
     client = api.client()
     slow_lists(client, hand, took, None, Unreachable("no answer"), asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
-        await WatchProbe(client, Cache(), (), hand.clock()).run()
+        await WatchProbe(client, Jobs(), (), hand.clock()).run()
     assert hand.slept == [30.0, pause, pause], "an answer that never came took its time too"
 
 
@@ -186,7 +187,7 @@ def test_one_comparison_may_fail_before_the_watch_counts_as_stuck() -> None:
 
 
 async def test_a_job_deleted_unseen_is_dropped(api: FakeApi, hand: Hand) -> None:
-    jobs = Cache()
+    jobs = Jobs()
     jobs.upsert(json.loads(json.dumps(stored_job(api))))
     api.remove("finetunejobs", "team", "ft")
     await WatchProbe(api.client(), jobs, (), hand.clock()).compare()

@@ -16,7 +16,7 @@ from windlass.shell.postbox import Postbox
 
 
 def job(uid: str = "u") -> dict[str, Any]:
-    return {"metadata": {"uid": uid, "name": uid, "namespace": "team"}}
+    return {"kind": "FineTuneJob", "metadata": {"uid": uid, "name": uid, "namespace": "team"}}
 
 
 def event(message: str = "m") -> Event:

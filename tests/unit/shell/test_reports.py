@@ -71,6 +71,7 @@ def pod(uid: str = "pod-1", *, owner: str = "run-1", ticket: int = 1, attempt: i
 
 def job(uid: str = "run-1", *, ticket: int = 1) -> dict[str, Any]:
     return {
+        "kind": "FineTuneJob",
         "metadata": {"name": "ft", "namespace": "team", "uid": uid, "resourceVersion": "5"},
         "status": {"gang": {"attempt": 1, "members": [{"index": 0, "ticket": ticket}]}},
     }

@@ -231,7 +231,7 @@ async def test_the_round_after_new_tickets_need_not_ask_who_the_job_is(
         assert found is not None
         api.put("finetunejobs", found)
         life.load()
-    job = life.caches.jobs.get("team", "ft")
+    job = life.caches.jobs.get(("FineTuneJob", "team", "ft"))
     assert job is not None
     api.requests.clear()
     await actor(life).act(job, Decision(creates=(a_pod("ft-0-1", job["metadata"]["uid"]),)), memory)

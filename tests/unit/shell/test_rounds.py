@@ -104,7 +104,7 @@ async def test_a_fresh_process_writes_nothing_at_rest_either(api: FakeApi, hand:
 async def test_pods_are_not_made_on_a_stale_view(api: FakeApi, life: Life) -> None:
     world(api)
     await step(life)
-    stale = life.caches.jobs.get("team", "ft")
+    stale = life.caches.jobs.get(("FineTuneJob", "team", "ft"))
     assert stale is not None
     for name in ("ft-0-1", "ft-1-2"):
         api.remove("pods", "team", name)

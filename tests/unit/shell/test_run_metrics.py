@@ -15,11 +15,12 @@ from windlass.shell.run_metrics import PARTS, PHASES
 
 NOW = datetime(2026, 1, 1, 1, 0, 0, tzinfo=UTC)
 SAVED = {"step": 40, "incarnation": 1, "name": "s", "digest": "d", "committedAt": "2026-01-01T00:59:00Z"}
-OF_JOB = '{name="ft",namespace="team"}'
+OF_JOB = '{kind="FineTuneJob",name="ft",namespace="team"}'
 
 
 def job(nodes: int = 2, devices: int = 4, name: str = "ft", **status: Any) -> dict[str, Any]:
     return {
+        "kind": "FineTuneJob",
         "metadata": {"name": name, "namespace": "team", "uid": "u"},
         "spec": {"resources": {"nodes": nodes, "accelerator": {"count": devices}}},
         "status": status,
@@ -46,8 +47,8 @@ GOODPUT = {
 def test_every_part_of_goodput_is_served_under_its_name_in_status() -> None:
     found = values(served(job(goodput=GOODPUT)), "windlass_job_goodput_seconds")
     assert len(found) == len(GoodputSeconds.model_fields)
-    assert found['{name="ft",namespace="team",part="backOff"}'] == 25.0
-    assert found['{name="ft",namespace="team",part="queued"}'] == 0.0
+    assert found['{kind="FineTuneJob",name="ft",namespace="team",part="backOff"}'] == 25.0
+    assert found['{kind="FineTuneJob",name="ft",namespace="team",part="queued"}'] == 0.0
 
 
 @settings(max_examples=40, deadline=None)

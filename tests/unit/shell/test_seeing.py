@@ -42,7 +42,7 @@ async def started(api: FakeApi, life: Life) -> None:
 
 
 def job_in(life: Life) -> Job:
-    body = life.caches.jobs.get("team", "ft")
+    body = life.caches.jobs.get(("FineTuneJob", "team", "ft"))
     assert body is not None
     return Job.from_wire(body)
 
@@ -61,7 +61,7 @@ def digest_of(seen: Observed, kind: str) -> str | None:
 async def test_a_spec_is_read_once_for_each_generation(api: FakeApi, life: Life) -> None:
     world(api)
     life.load()
-    body = copy.deepcopy(life.caches.jobs.get("team", "ft")) or {}
+    body = copy.deepcopy(life.caches.jobs.get(("FineTuneJob", "team", "ft"))) or {}
     memory = Memory()
     first = memory.job(body)
     body["status"] = {"incarnation": 3}
@@ -84,7 +84,7 @@ async def test_a_spec_that_is_broken_or_of_an_ended_job_is_not_remembered(
 ) -> None:
     world(api)
     life.load()
-    body = copy.deepcopy(life.caches.jobs.get("team", "ft")) or {}
+    body = copy.deepcopy(life.caches.jobs.get(("FineTuneJob", "team", "ft"))) or {}
     memory = Memory()
     memory.job(body)
     body |= change

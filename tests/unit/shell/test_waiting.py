@@ -120,7 +120,10 @@ async def test_closing_refuses_everything_later(hand: Hand) -> None:
 
 
 def a_job(uid: str = "run-1") -> dict[str, Any]:
-    return {"metadata": {"name": "ft", "namespace": "team", "uid": uid, "resourceVersion": "7"}}
+    return {
+        "kind": "FineTuneJob",
+        "metadata": {"name": "ft", "namespace": "team", "uid": uid, "resourceVersion": "7"},
+    }
 
 
 def stored(api: FakeApi) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def owned(kind: str = "FineTuneJob", *, controller: bool = True, name: str = "ft
 
 def job(name: str = "ft", *, namespace: str = "team", **status: Any) -> dict[str, Any]:
     metadata = {"name": name, "namespace": namespace, "uid": name, "resourceVersion": "2"}
-    return {"metadata": metadata, "spec": {}, "status": status}
+    return {"kind": "FineTuneJob", "metadata": metadata, "spec": {}, "status": status}
 
 
 def keys(operator: Operator) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -104,16 +105,18 @@ def rates(schedule: Schedule) -> list[float]:
 
 
 @given(
-    shape=st.sampled_from(["Cosine", "Linear", "Constant"]),
+    shape=st.sampled_from(["Cosine", "Linear", "Constant", "WSD"]),
     total=st.integers(1, 200),
     warmup=st.integers(0, 250),
+    decay=st.integers(0, 250),
     peak=st.floats(1e-8, 1.0),
 )
 @settings(max_examples=80, deadline=None)
 def test_rates_rise_to_the_peak_and_never_beyond_or_below_zero(
-    shape: Any, total: int, warmup: int, peak: float
+    shape: Any, total: int, warmup: int, decay: int, peak: float
 ) -> None:
-    schedule = Schedule(peak, shape, min(warmup, total), total)
+    warmup = min(warmup, total)
+    schedule = Schedule(peak, shape, warmup, total, min(decay, total - warmup))
     found = rates(schedule)
     assert all(0.0 <= rate <= peak * (1 + 1e-12) for rate in found)
     rising, falling = found[: schedule.warmup_steps], found[schedule.warmup_steps :]
@@ -122,9 +125,9 @@ def test_rates_rise_to_the_peak_and_never_beyond_or_below_zero(
         assert falling[0] == pytest.approx(peak)
 
 
-@pytest.mark.parametrize("shape", ["Cosine", "Linear"])
+@pytest.mark.parametrize("shape", ["Cosine", "Linear", "WSD"])
 def test_the_rate_beyond_the_end_is_zero(shape: Any) -> None:
-    schedule = Schedule(1.0, shape, 2, 10)
+    schedule = Schedule(1.0, shape, 2, 10, 3)
     assert schedule.rate(11) == pytest.approx(0.0)
     assert schedule.rate(500) == pytest.approx(0.0)
 
@@ -149,6 +152,41 @@ def test_warm_up_in_steps_or_in_hundredths_rounded_up(warmup: str, total: int, s
     )
     schedule = schedule_of(training, total)
     assert (schedule.warmup_steps, schedule.peak, schedule.total_steps) == (steps, 2e-4, total)
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup", "total", "steps"),
+    [
+        (None, "0", 100, 10),
+        ("20%", "0", 100, 20),
+        ("7", "0", 100, 7),
+        ("0", "0", 100, 0),
+        ("80%", "50%", 10, 5),
+    ],
+)
+def test_the_decay_of_wsd_in_steps_or_in_hundredths(
+    decay: str | None, warmup: str, total: int, steps: int
+) -> None:
+    scheduler = {"type": "WSD", "warmup": warmup} | ({"decay": decay} if decay else {})
+    training = Training.model_validate({"globalBatchSize": 4, "maxSteps": total, "scheduler": scheduler})
+    assert schedule_of(training, total).decay_steps == steps
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0, 10), (5, 8), (4, 1), (20, 20)])
+def test_wsd_is_the_schedule_of_that_name_in_transformers(warmup: int, decay: int) -> None:
+    from transformers import get_wsd_schedule
+
+    total, weight = 40, torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=3e-4)
+    theirs = get_wsd_schedule(
+        optimizer, warmup, decay, num_training_steps=total, min_lr_ratio=0.0, decay_type="linear"
+    )
+    found = []
+    for _ in range(total):
+        found.append(theirs.get_last_lr()[0])
+        optimizer.step()
+        theirs.step()
+    assert rates(Schedule(3e-4, "WSD", warmup, total, decay)) == pytest.approx(found)
 
 
 def test_a_resumed_run_takes_the_rates_where_it_left_them() -> None:

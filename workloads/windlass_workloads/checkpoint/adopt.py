@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from windlass.api.contract import Incarnation, RunConfig
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.resuming import ANOTHER
 from windlass.api.uris import split_claim_uri
 from windlass.core.checkpoints.choose import ADOPTED, LATEST, Candidate
@@ -173,7 +173,7 @@ def _take_over(store: RunStore, config: RunConfig, wish: Wish) -> str:
     return name
 
 
-def _check_recipe(spec: FineTuneJobSpec, newest: Incarnation) -> None:
+def _check_recipe(spec: TrainingJobSpec, newest: Incarnation) -> None:
     """Shapes would not tell: another scale of an adapter is another model, and the optimiser's settings are saved."""
     for name, saved, now in differences(newest.details, recipe(spec)):
         raise NotAdoptable(

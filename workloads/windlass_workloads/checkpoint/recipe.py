@@ -10,11 +10,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.training import LORA_RANK
 
 
-def recipe(spec: FineTuneJobSpec) -> dict[str, str]:
+def recipe(spec: TrainingJobSpec) -> dict[str, str]:
     """The settings of a run by their place in the spec; none for a command of the user's own.
 
     Equal settings are equal texts, however they were written: defaults filled in, numbers in their shortest form.

@@ -18,8 +18,8 @@ def parameters_of(context: RankContext, plan: Plan) -> dict[str, str]:
     spec = context.config.spec
     training, adapter = spec.training, spec.adapter
     values: dict[str, object] = {
-        "model": spec.model.uri,
-        "objective": spec.method.objective,
+        "model": spec.origin,
+        "objective": spec.objective,
         "strategy": spec.parallelism.strategy,
         "zero_stage": spec.parallelism.zero_stage,
         "shard_group_size": spec.parallelism.shard_group_size,
@@ -36,13 +36,12 @@ def parameters_of(context: RankContext, plan: Plan) -> dict[str, str]:
         "gradient_clip": training.gradient_clip,
         "precision": plan.precision,
         "seed": training.seed,
-        "sequence_length": spec.data.sequence_length,
-        "packing": spec.data.packing,
-        "loss_on": spec.data.loss_on,
+        "sequence_length": spec.sequence_length,
         "train_samples": plan.train_samples,
         "train_tokens": plan.train_tokens,
         "parameters": plan.parameters,
         "trainable_parameters": plan.trainable_parameters,
+        **spec.facts,
     }
     if adapter is not None:
         values |= {"adapter": adapter.type, "adapter_rank": adapter.rank, "adapter_alpha": adapter.alpha}
@@ -67,7 +66,7 @@ def tags_of(context: RankContext, plan: Plan) -> dict[str, str]:
         "windlass.name": run.name,
         "windlass.version": code_version(),
         "windlass.data_digest": plan.data_digest or "",
-        "windlass.model_uri": context.config.spec.model.uri,
+        "windlass.model_uri": context.config.spec.origin,
         "mlflow.runName": run.name,
         "mlflow.source.name": "windlass",
     }

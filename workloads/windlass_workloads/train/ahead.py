@@ -19,7 +19,7 @@ from typing import Final
 import torch
 
 from windlass.api.contract import RankContext
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.quantities import parse
 from windlass_workloads.data.sources import Finder
 from windlass_workloads.train import precision as precisions
@@ -65,7 +65,7 @@ def build_ahead(context: RankContext, finder: Finder) -> bool:
     return True
 
 
-def take(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> Built | None:
+def take(local: LocalModel, spec: TrainingJobSpec, precision: str) -> Built | None:
     """What the parent built, if it is what this rank needs. It is the rank's own from here on."""
     global _kept
     kept, _kept = _kept, None
@@ -78,7 +78,7 @@ def forget() -> None:
     _kept = None
 
 
-def key_of(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> str:
+def key_of(local: LocalModel, spec: TrainingJobSpec, precision: str) -> str:
     """Everything that decides the model: files, adapter, seed, how it is kept and run."""
     parts = {
         "digest": local.digest,
@@ -91,7 +91,7 @@ def key_of(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> str:
     return json.dumps(parts, sort_keys=True)
 
 
-def precision_ahead(spec: FineTuneJobSpec) -> str | None:
+def precision_ahead(spec: TrainingJobSpec) -> str | None:
     """The run's precision where no device has to be asked, which would make a context that must not be forked."""
     asked = spec.training.precision
     if spec.resources.accelerator.count:
@@ -99,7 +99,7 @@ def precision_ahead(spec: FineTuneJobSpec) -> str | None:
     return precisions.choose(asked, precisions.hardware_of_cpu(precisions.processor_flags())).precision
 
 
-def fits(directory: Path, spec: FineTuneJobSpec, dtype: torch.dtype) -> bool:
+def fits(directory: Path, spec: TrainingJobSpec, dtype: torch.dtype) -> bool:
     """Whether the parent can afford it. Frozen weights of DDP stay shared with all ranks and cost nothing more."""
     if spec.adapter is not None and spec.parallelism.strategy == "DDP":
         return True

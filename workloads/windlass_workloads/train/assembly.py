@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from windlass.api.contract import Manifest, RunConfig
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.meta import Reason
 from windlass.core.checkpoints.choose import ADOPTED
 from windlass.core.failure.spike import Seen
@@ -51,7 +51,7 @@ class Assembly:
     """Everything the loop works with. `counters` is what checkpoints say of progress."""
 
     runtime: Runtime
-    spec: FineTuneJobSpec
+    spec: TrainingJobSpec
     local_model: LocalModel
     data: Prepared
     order: Order
@@ -101,7 +101,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     context, spec = runtime.context, runtime.context.config.spec
     data = open_data(context.config, context.prepared or "")
     local = pinned_model(context.config, finder_of(context.config, roots))
-    check_length(local, spec.data.sequence_length)
+    check_length(local, spec.sequence_length)
     choice = choose(spec.training.precision, hardware_of(runtime.device))
     shape = shape_of(context.config, data.index, context.world_size)
     built = ahead.take(local, spec, choice.precision) or build(local, spec, choice.precision)
@@ -153,17 +153,16 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
 
 
 def check_same(
-    manifest: Manifest, spec: FineTuneJobSpec, index: Index, *, model_digest: str, total_steps: int
+    manifest: Manifest, spec: TrainingJobSpec, index: Index, *, model_digest: str, total_steps: int
 ) -> None:
     """Refuses to go on from a checkpoint whose order of samples or base model would no longer be this run's.
 
     One that was adopted must leave a step to take, or another run's result would be told as this one's.
     """
     if manifest.incarnation == ADOPTED and manifest.step >= total_steps:
-        steps = "maxSteps" if spec.training.max_steps is not None else "epochs"
         raise WorkloadError(
             Reason.CONFIGURATION,
-            f"spec.training.{steps}: leaves nothing to do after the adopted checkpoint at step {manifest.step} "
+            f"spec.{spec.length_field}: leaves nothing to do after the adopted checkpoint at step {manifest.step} "
             f"(got {total_steps} steps in all); allowed more than {manifest.step} steps.",
             hint="steps are counted from the beginning of the run that made the checkpoint",
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass_workloads.train import meters
 from windlass_workloads.train.adapters import add_adapter
 from windlass_workloads.train.model import LocalModel, load_model
@@ -29,20 +29,20 @@ class Built:
     bit_sums: torch.Tensor | None = None
 
 
-def weights_type(spec: FineTuneJobSpec, precision: str) -> torch.dtype:
+def weights_type(spec: TrainingJobSpec, precision: str) -> torch.dtype:
     """How weights are kept: in bf16 only where all of them are frozen and whole on every rank."""
     halves = precision == "BF16" and spec.adapter is not None and spec.parallelism.strategy == "DDP"
     return torch.bfloat16 if halves else torch.float32
 
 
-def build(local: LocalModel, spec: FineTuneJobSpec, precision: str) -> Built:
+def build(local: LocalModel, spec: TrainingJobSpec, precision: str) -> Built:
     """The model of a spec. New weights depend on the seed alone, on every rank alike."""
     model = load_model(local, weights_type(spec, precision))
     if spec.training.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.adapter is not None:
         torch.manual_seed(spec.training.seed)
-        model = add_adapter(model, spec.adapter, base=spec.model.uri.removeprefix("hf://"))
+        model = add_adapter(model, spec.adapter, base=spec.origin.removeprefix("hf://"))
     model.train()
     return Built(
         model=model,

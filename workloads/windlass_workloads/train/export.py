@@ -57,7 +57,7 @@ def main_part(job: Assembly) -> str:
     """The directory that a user loads: the merged model if there is one, else the adapter, else the model."""
     if job.spec.adapter is None:
         return MODEL
-    return MERGED if job.spec.checkpoint.merge_adapter else ADAPTER
+    return MERGED if job.spec.merges_adapter else ADAPTER
 
 
 def write_output(job: Assembly, weights: dict[str, torch.Tensor], directory: Path) -> None:
@@ -69,7 +69,7 @@ def write_output(job: Assembly, weights: dict[str, torch.Tensor], directory: Pat
         return
     write_adapter(job.strategy.module, weights, directory / ADAPTER)
     tokenizer.save_pretrained(directory / ADAPTER)
-    if job.spec.checkpoint.merge_adapter:
+    if job.spec.merges_adapter:
         merge(job.local_model, directory / ADAPTER, directory / MERGED)
         tokenizer.save_pretrained(directory / MERGED)
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 
 from windlass.api.contract import RunConfig
 from windlass.api.meta import Reason
+from windlass.api.training import ModelSource
 from windlass_workloads.checkpoint.store import MODEL, RunStore
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.data.sources import Finder, Request
@@ -29,7 +30,7 @@ class Pin:
 
 def pin_model(config: RunConfig, finder: Finder) -> LocalModel:
     """The run's model for prepare: looked up, downloaded and pinned, if no prepare did so before."""
-    source, store = config.spec.model, RunStore(config.store_path)
+    source, store = started_from(config), RunStore(config.store_path)
     if source.uri.startswith("pvc://"):
         return find_model(source, finder)
     if not store.exists(MODEL):
@@ -43,7 +44,7 @@ def pin_model(config: RunConfig, finder: Finder) -> LocalModel:
 
 def pinned_model(config: RunConfig, finder: Finder) -> LocalModel:
     """The run's model for ranks, without the network: on its claim, or where prepare put it."""
-    source, store = config.spec.model, RunStore(config.store_path)
+    source, store = started_from(config), RunStore(config.store_path)
     if source.uri.startswith("pvc://"):
         return find_model(source, finder)
     data = store.read(MODEL)
@@ -57,6 +58,14 @@ def pinned_model(config: RunConfig, finder: Finder) -> LocalModel:
     if local.digest != pin.digest:
         raise _lost(source.uri, f"the files in {pin.directory} have changed")
     return local
+
+
+def started_from(config: RunConfig) -> ModelSource:
+    """The model that the spec names."""
+    start = config.spec.start
+    if start is None:
+        raise TypeError(f"{FIELD}: is not there (got a new model); allowed: a job that names one")
+    return start
 
 
 def _lost(uri: str, what: str) -> WorkloadError:

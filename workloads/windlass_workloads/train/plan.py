@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from windlass.api.contract import RunConfig
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.status import Plan
 from windlass.core.planning.estimate import sized
 from windlass.core.planning.shape import widths
@@ -28,7 +28,7 @@ class Shape:
 
 
 def shape_of(config: RunConfig, index: Index, world_size: int) -> Shape:
-    """Steps from epochs or maxSteps, accumulation from the global batch; the last micro-batches may be empty."""
+    """Steps from the spec or from epochs, accumulation from the global batch; the last micro-batches may be empty."""
     training = config.spec.training
     micro_batches = -(-training.global_batch_size // training.micro_batch_size)
     return Shape(
@@ -36,7 +36,7 @@ def shape_of(config: RunConfig, index: Index, world_size: int) -> Shape:
             index.train_units,
             global_batch_size=training.global_batch_size,
             epochs=training.epochs,
-            max_steps=training.max_steps,
+            max_steps=config.spec.known_steps,
         ),
         world_size=world_size,
         accumulation=-(-micro_batches // world_size),
@@ -73,7 +73,7 @@ def make_plan(
     )
 
 
-def with_sizes(plan: Plan, spec: FineTuneJobSpec, config: Mapping[str, Any], train: Split) -> Plan:
+def with_sizes(plan: Plan, spec: TrainingJobSpec, config: Mapping[str, Any], train: Split) -> Plan:
     """The plan with memory and checkpoint bytes, by the counted parameters, the model's config.json and its rows."""
     shape = widths(config, parameters=plan.parameters or 0, trained=plan.trainable_parameters or 0)
     if shape is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from windlass.api.contract import RankContext
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Phase
 from windlass_workloads.checkpoint.store import PREPARED
 from windlass_workloads.data.arrays import open_split
@@ -45,12 +46,14 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     choice = choose(spec.training.precision, hardware_of(pick_device(context)))
     check()
     local = pin_model(context.config, finder)
-    check_length(local, spec.data.sequence_length)
+    check_length(local, spec.sequence_length)
     tokenizer, warnings = load_tokenizer(local)
     model = make_shapes(local)
     if spec.adapter is not None:
-        model = add_adapter(model, spec.adapter, base=spec.model.uri)
+        model = add_adapter(model, spec.adapter, base=spec.origin)
     parameters, trained = count_parameters(model)
+    if not isinstance(spec, FineTuneJobSpec):
+        raise TypeError(f"run.kind: has no preparation (got {context.config.run.kind})")
     index = prepare(
         Preparation(
             data=spec.data,

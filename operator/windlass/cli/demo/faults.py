@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import Phase, Rung
+from windlass.api.status import JobStatus
 from windlass.cli.access import Access, index_of
 from windlass.cli.demo.console import say
 
@@ -38,7 +38,7 @@ class Saboteur:
         self._access, self._name = access, name
         self._killed = self._deleted = False
 
-    def look(self, job: dict[str, Any], status: FineTuneJobStatus) -> None:
+    def look(self, job: dict[str, Any], status: JobStatus) -> None:
         """Act if it is time."""
         kind = due(status, killed=self._killed, deleted=self._deleted)
         if kind == Rung.IN_PLACE:
@@ -72,7 +72,7 @@ class Saboteur:
         return None
 
 
-def due(status: FineTuneJobStatus, *, killed: bool, deleted: bool) -> Rung | None:
+def due(status: JobStatus, *, killed: bool, deleted: bool) -> Rung | None:
     """Which accident it is time for: not before a verified checkpoint, never while recovering, one after the other."""
     total = status.progress.total_steps or status.plan.total_steps
     if not total or not status.checkpoints or status.progress.phase != Phase.TRAIN:

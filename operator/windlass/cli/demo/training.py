@@ -7,12 +7,13 @@ that the numbers are this run's. It must never follow for ever: a run without an
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 
-from windlass.api.finetune import FineTuneJobStatus
+from windlass.api.kinds import KINDS
 from windlass.api.meta import GROUP, VERSION, ConditionType
+from windlass.api.status import JobStatus
 from windlass.cli import view
-from windlass.cli.access import PLURAL, Access
+from windlass.cli.access import Access
 from windlass.cli.demo.console import say
 from windlass.cli.demo.faults import Saboteur
 from windlass.cli.errors import CliError
@@ -20,6 +21,7 @@ from windlass.cli.status import drawer
 from windlass.core.observed import parse_status
 
 Manifest = dict[str, Any]
+PLURAL: Final = KINDS["FineTuneJob"].plural
 SILENCE_SECONDS = 600.0
 GONE_SECONDS = 180.0
 POLL_SECONDS = 0.5
@@ -115,7 +117,7 @@ def follow(access: Access, name: str, *, faults: bool) -> tuple[Manifest, list[f
     return job, losses
 
 
-def remember(losses: list[float], status: FineTuneJobStatus) -> None:
+def remember(losses: list[float], status: JobStatus) -> None:
     """Keep the loss of each reported step."""
     loss = status.progress.loss
     if loss is not None and (not losses or losses[-1] != loss):

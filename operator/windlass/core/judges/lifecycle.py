@@ -45,7 +45,7 @@ def is_finished(facts: Facts) -> Outcome | None:
     since = (facts.now - finished).total_seconds()
     ttl = facts.job.spec.ttl_seconds_after_finished if facts.job.spec is not None else None
     if ttl is not None and since >= ttl:
-        whole = Delete(kind=names.KIND, name=facts.job.name, uid=facts.job.uid)
+        whole = Delete(kind=facts.job.kind, name=facts.job.name, uid=facts.job.uid)
         return Outcome(facts.job.status, deletes=(whole,), orders=orders, quiet=True)
     waits = [] if ttl is None else [ttl - since]
     stragglers = [pod for pod in facts.pods if not pod.is_terminal]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from windlass.api.finetune import FineTuneJobSpec, FineTuneJobStatus
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.meta import FailureClass
 from windlass.api.quantities import parse
-from windlass.api.status import Plan, PlannedMemory
+from windlass.api.status import JobStatus, Plan, PlannedMemory
 from windlass.core.planning.memory import RankMemory, rank_memory, state_bytes, workload_of
 from windlass.core.planning.shape import ModelShape
 
@@ -21,7 +21,7 @@ KILLED: Final = 9
 
 
 def sized(
-    plan: Plan, spec: FineTuneJobSpec, shape: ModelShape, *, half: bool, longest: int | None = None
+    plan: Plan, spec: TrainingJobSpec, shape: ModelShape, *, half: bool, longest: int | None = None
 ) -> Plan:
     """The plan with memory per rank, checkpoint bytes and what they make doubtful.
 
@@ -61,13 +61,13 @@ def in_status(found: RankMemory) -> PlannedMemory:
     )
 
 
-def host_bytes(spec: FineTuneJobSpec, found: PlannedMemory) -> int:
+def host_bytes(spec: TrainingJobSpec, found: PlannedMemory) -> int:
     """Least memory of a pod: what its ranks add, without interpreters, libraries and the page cache."""
     beside = found.checkpoint_copy + (0 if spec.resources.accelerator.count else found.total)
     return spec.resources.ranks_per_node * beside
 
 
-def memory_warnings(spec: FineTuneJobSpec, found: PlannedMemory) -> list[str]:
+def memory_warnings(spec: TrainingJobSpec, found: PlannedMemory) -> list[str]:
     """A pod that cannot hold its ranks, with the fields that change it."""
     asked, needed = int(parse(spec.resources.per_node.memory)), host_bytes(spec, found)
     if needed <= asked:
@@ -79,10 +79,10 @@ def memory_warnings(spec: FineTuneJobSpec, found: PlannedMemory) -> list[str]:
     ]
 
 
-def length_warnings(spec: FineTuneJobSpec, longest: int | None) -> list[str]:
+def length_warnings(spec: TrainingJobSpec, longest: int | None) -> list[str]:
     """A row length that no sample comes near; it costs nothing, but plans for it are too large."""
-    length = spec.data.sequence_length
-    if longest is None or spec.data.packing or longest * FAR > length:
+    length = spec.sequence_length
+    if longest is None or spec.is_packed or longest * FAR > length:
         return []
     return [
         f"data.sequenceLength: far above the longest sample (got {length}, {longest} tokens). "
@@ -90,10 +90,10 @@ def length_warnings(spec: FineTuneJobSpec, longest: int | None) -> list[str]:
     ]
 
 
-def interval_warnings(spec: FineTuneJobSpec, steps: int | None) -> list[str]:
+def interval_warnings(spec: TrainingJobSpec, steps: int | None) -> list[str]:
     """Checkpoints further apart than a run of epochs is long; the plan from the spec judges training.maxSteps."""
     every = spec.checkpoint.every_steps
-    if steps is None or spec.training.max_steps is not None or every <= steps:
+    if steps is None or spec.known_steps is not None or every <= steps:
         return []
     return [
         f"checkpoint.everySteps: more than the {steps} steps of training.epochs {spec.training.epochs} "
@@ -101,7 +101,7 @@ def interval_warnings(spec: FineTuneJobSpec, steps: int | None) -> list[str]:
     ]
 
 
-def memory_advice(spec: FineTuneJobSpec, found: PlannedMemory, *, in_pod: bool | None = None) -> str:
+def memory_advice(spec: TrainingJobSpec, found: PlannedMemory, *, in_pod: bool | None = None) -> str:
     """What to change for less memory, what saves most first. `in_pod`: the pod's memory is short, not a device's."""
     on_device = spec.resources.accelerator.count > 0
     ways = [] if on_device and in_pod else savings(spec, found)
@@ -111,7 +111,7 @@ def memory_advice(spec: FineTuneJobSpec, found: PlannedMemory, *, in_pod: bool |
     return "; or ".join(texts) or "use devices with more memory, or a smaller model"
 
 
-def savings(spec: FineTuneJobSpec, found: PlannedMemory) -> list[tuple[str, int]]:
+def savings(spec: TrainingJobSpec, found: PlannedMemory) -> list[tuple[str, int]]:
     """Settings that can still be changed, with the bytes of a rank that they save, the most first."""
     rows, world = spec.training.micro_batch_size, spec.resources.nodes * spec.resources.ranks_per_node
     grows, kept = found.activations + found.logits, found.weights + found.gradients + found.optimizer
@@ -128,7 +128,7 @@ def savings(spec: FineTuneJobSpec, found: PlannedMemory) -> list[tuple[str, int]
     return sorted((way for way in ways if way[1] > 0), key=lambda way: -way[1])
 
 
-def with_memory_advice(status: FineTuneJobStatus, spec: FineTuneJobSpec) -> FineTuneJobStatus:
+def with_memory_advice(status: JobStatus, spec: TrainingJobSpec) -> JobStatus:
     """The status with the plan's numbers in the hint of a failure that ran out of memory."""
     failure, planned = status.last_failure, status.plan.memory_per_rank
     if failure is None or planned is None or failure.failure_class != FailureClass.OUT_OF_MEMORY:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.core.planning.shape import ModelShape
 
 WHOLE: Final = 4
@@ -83,7 +83,7 @@ class RankMemory:
         return held + self.activations + self.logits + self.gathered
 
 
-def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None) -> Workload:
+def workload_of(spec: TrainingJobSpec, *, half: bool, longest: int | None = None) -> Workload:
     """The workload of a spec. `half`: it computes in bf16; `longest`: tokens of the longest row, where known."""
     world = spec.resources.nodes * spec.resources.ranks_per_node
     rows = spec.training.micro_batch_size
@@ -97,7 +97,7 @@ def workload_of(spec: FineTuneJobSpec, *, half: bool, longest: int | None = None
         sharing=sharing,
         world=world,
         rows=rows,
-        tokens_per_row=min(longest or spec.data.sequence_length, spec.data.sequence_length),
+        tokens_per_row=min(longest or spec.sequence_length, spec.sequence_length),
         accumulation=max(1, -(-spec.training.global_batch_size // (world * rows))),
         half=half,
         recomputed=spec.training.activation_checkpointing,

@@ -5,7 +5,7 @@ The chain applies what is missing or differs by digest; `windlass render` prints
 
 from __future__ import annotations
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.core.decision import Manifest
 from windlass.core.gang import first_gang
 from windlass.core.observed import Job
@@ -17,7 +17,7 @@ from windlass.core.settings import RenderSettings
 
 
 def shared_objects(
-    job: Job, spec: FineTuneJobSpec, *, attempt: int, settings: RenderSettings
+    job: Job, spec: TrainingJobSpec, *, attempt: int, settings: RenderSettings
 ) -> tuple[Manifest, ...]:
     """Configuration, CA, Service and NetworkPolicy of one attempt."""
     made = [run_config_map(job, run_config(job, spec, attempt=attempt, settings=settings))]
@@ -26,7 +26,7 @@ def shared_objects(
     return (*made, service(job), network_policy(job))
 
 
-def whole_gang(job: Job, spec: FineTuneJobSpec, *, settings: RenderSettings) -> tuple[Manifest, ...]:
+def whole_gang(job: Job, spec: TrainingJobSpec, *, settings: RenderSettings) -> tuple[Manifest, ...]:
     """Everything of a first attempt, as `windlass render` shows it."""
     gang = first_gang(spec)
     config_map = run_config_name(job, run_config(job, spec, attempt=gang.attempt, settings=settings))

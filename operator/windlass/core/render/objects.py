@@ -29,7 +29,7 @@ def owner(job: Job) -> dict[str, Any]:
     """The owner reference by which Kubernetes removes the object together with the job."""
     return {
         "apiVersion": meta.API_VERSION,
-        "kind": names.KIND,
+        "kind": job.kind,
         "name": job.name,
         "uid": job.uid,
         "controller": True,
@@ -46,7 +46,7 @@ def wrap(job: Job, *, api_version: str, kind: str, name: str, body: dict[str, An
         "metadata": {
             "name": name,
             "namespace": job.namespace,
-            "labels": names.labels(job.name, job.uid),
+            "labels": names.labels(job.kind, job.name, job.uid),
             "annotations": {names.ANNOTATION_DIGEST: digest(body)},
             "ownerReferences": [owner(job)],
         },

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from windlass.api import meta
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.api.meta import Exclusion
 from windlass.api.status import Member, SuspectNode
 from windlass.core import kueue, names
@@ -28,7 +28,7 @@ NODE_LOSS_SECONDS = 30
 
 def pod(
     job: Job,
-    spec: FineTuneJobSpec,
+    spec: TrainingJobSpec,
     member: Member,
     *,
     attempt: int,
@@ -37,7 +37,7 @@ def pod(
 ) -> Manifest:
     """The pod `<run>-<index>-<ticket>`."""
     run_labels = names.pod_labels(
-        job.name, job.uid, index=member.index, ticket=member.ticket, attempt=attempt
+        job.kind, job.name, job.uid, index=member.index, ticket=member.ticket, attempt=attempt
     )
     mounted = volumes(job.name, spec, config_map=config_map, settings=settings)
     queued = kueue.marks(job.name, job.uid, spec, attempt=attempt)
@@ -78,7 +78,7 @@ def pod(
 
 
 def agent(
-    spec: FineTuneJobSpec,
+    spec: TrainingJobSpec,
     member: Member,
     *,
     attempt: int,
@@ -104,7 +104,7 @@ def agent(
     }
 
 
-def environment(spec: FineTuneJobSpec, member: Member, *, attempt: int) -> list[dict[str, Any]]:
+def environment(spec: TrainingJobSpec, member: Member, *, attempt: int) -> list[dict[str, Any]]:
     """The user's variables first, then identity, which wins."""
     fields = {
         "POD_NAME": "metadata.name",
@@ -126,7 +126,7 @@ def environment(spec: FineTuneJobSpec, member: Member, *, attempt: int) -> list[
     return users + identity
 
 
-def resources(spec: FineTuneJobSpec) -> dict[str, Any]:
+def resources(spec: TrainingJobSpec) -> dict[str, Any]:
     """CPU is a request without a limit (throttled ranks stall the whole gang), memory is both."""
     node, accelerator = spec.resources.per_node, spec.resources.accelerator
     limits: dict[str, Any] = {"memory": node.memory}
@@ -135,13 +135,13 @@ def resources(spec: FineTuneJobSpec) -> dict[str, Any]:
     return {"requests": {"cpu": node.cpu, "memory": node.memory}, "limits": limits}
 
 
-def requested(spec: FineTuneJobSpec) -> tuple[tuple[str, str], ...]:
+def requested(spec: TrainingJobSpec) -> tuple[tuple[str, str], ...]:
     """What a pod asks for, as it will be charged: devices have a limit only, which is their request."""
     made = resources(spec)
     return tuple({**made["limits"], **made["requests"]}.items())
 
 
-def tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
+def tolerations(spec: TrainingJobSpec) -> list[dict[str, Any]]:
     """The user's tolerations, then a short stay on a node that is gone."""
     lost = [
         {
@@ -157,7 +157,7 @@ def tolerations(spec: FineTuneJobSpec) -> list[dict[str, Any]]:
     return users + [item for item in lost if item["key"] not in named]
 
 
-def placement(spec: FineTuneJobSpec) -> dict[str, Any]:
+def placement(spec: TrainingJobSpec) -> dict[str, Any]:
     """Fields of the pod that are there only when the spec sets them."""
     fields: dict[str, Any] = {
         "schedulerName": spec.scheduling.scheduler_name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from windlass.api import meta
 from windlass.api.contract import ReportTarget, RunConfig, RunIdentity
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.core import names
 from windlass.core.decision import Manifest
 from windlass.core.observed import Job
@@ -16,7 +16,7 @@ from windlass.core.render.objects import canonical, digest, wrap
 from windlass.core.settings import RenderSettings
 
 
-def run_config(job: Job, spec: FineTuneJobSpec, *, attempt: int, settings: RenderSettings) -> RunConfig:
+def run_config(job: Job, spec: TrainingJobSpec, *, attempt: int, settings: RenderSettings) -> RunConfig:
     """All that the agents of one attempt need to know."""
     report = None
     if settings.report_url is not None:
@@ -26,7 +26,7 @@ def run_config(job: Job, spec: FineTuneJobSpec, *, attempt: int, settings: Rende
             interval_seconds=settings.report_interval_seconds,
         )
     return RunConfig(
-        run=RunIdentity(kind=names.KIND, namespace=job.namespace, name=job.name, uid=job.uid),
+        run=RunIdentity(kind=job.kind, namespace=job.namespace, name=job.name, uid=job.uid),
         attempt=attempt,
         # Suspending comes by orders; keeping it out leaves the hash alone when it is switched.
         spec=spec.model_copy(update={"suspend": False}),

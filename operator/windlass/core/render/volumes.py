@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from windlass.api import meta
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass.core import names
 from windlass.core.settings import RenderSettings
 
@@ -47,7 +47,7 @@ class Volumes:
         return self.claims[claim]
 
 
-def volumes(run: str, spec: FineTuneJobSpec, *, config_map: str, settings: RenderSettings) -> Volumes:
+def volumes(run: str, spec: TrainingJobSpec, *, config_map: str, settings: RenderSettings) -> Volumes:
     """All volumes and mounts of a pod."""
     made = Volumes()
     made.add("config", {"configMap": {"name": config_map}})
@@ -82,7 +82,7 @@ def add_report_access(made: Volumes, run: str) -> None:
     made.mount("token", meta.TOKEN_MOUNT)
 
 
-def add_extra_volumes(made: Volumes, spec: FineTuneJobSpec) -> None:
+def add_extra_volumes(made: Volumes, spec: TrainingJobSpec) -> None:
     """`spec.pod.volumes`; everything but a scratch directory is read-only."""
     for number, extra in enumerate(spec.pod.volumes):
         if extra.claim is not None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, Reason
+from windlass.api.status import JobStatus
 from windlass.core.decision import Event
 from windlass.core.status import messages
 from windlass.core.status.conditions import find, is_true
@@ -24,7 +24,7 @@ DEGRADATIONS = (
 )
 
 
-def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> tuple[Event, ...]:
+def events_between(before: JobStatus, after: JobStatus) -> tuple[Event, ...]:
     """The events of one status write, most important first."""
     made = [
         *endings(before, after),
@@ -41,7 +41,7 @@ def event(type: Literal["Normal", "Warning"], reason: Reason | str, message: str
     return Event(type, Reason(reason), messages.clip(message))
 
 
-def endings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+def endings(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """Complete and Failed."""
     for kind, name in ((ConditionType.COMPLETE, "Normal"), (ConditionType.FAILED, "Warning")):
         found = find(after.conditions, kind)
@@ -49,7 +49,7 @@ def endings(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Eve
             yield event("Normal" if name == "Normal" else "Warning", found.reason, found.message)
 
 
-def states(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+def states(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """A new reason of Ready. A stalled run is a warning."""
     old, new = find(before.conditions, ConditionType.READY), find(after.conditions, ConditionType.READY)
     if new is None or after.finished_at is not None:
@@ -62,7 +62,7 @@ def states(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Even
         )
 
 
-def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+def degradations(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """Tracking, saving or the run's progress has become degraded, or so in another way."""
     for kind in DEGRADATIONS:
         old, found = find(before.conditions, kind), find(after.conditions, kind)
@@ -73,7 +73,7 @@ def degradations(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterato
             yield event("Warning", found.reason, found.message)
 
 
-def suspicions(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+def suspicions(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """Nodes that are avoided from now on, or avoided once more."""
     known = {item.name: item.count for item in before.suspect_nodes}
     for item in after.suspect_nodes:
@@ -81,7 +81,7 @@ def suspicions(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[
             yield event("Warning", Reason.NODE_SUSPECTED, messages.node_suspected(item))
 
 
-def milestones(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Event]:
+def milestones(before: JobStatus, after: JobStatus) -> Iterator[Event]:
     """Recoveries and committed checkpoints that were not there before."""
     known = {row.incarnation for row in before.recoveries if row.seconds.total > 0}
     for row in after.recoveries:

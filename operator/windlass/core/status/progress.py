@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from windlass.api.contract import FEWEST_CHECKPOINTS, Report
-from windlass.api.finetune import FineTuneJobStatus
 from windlass.api.meta import ConditionType, FailureClass, Phase, Reason, Rung
-from windlass.api.status import Plan, RecoveryRecord
+from windlass.api.status import JobStatus, Plan, RecoveryRecord
 from windlass.core.failure.evidence import STORAGE_FULL
 from windlass.core.observed import PodView
 from windlass.core.status import messages
@@ -30,7 +29,7 @@ BETTER_KNOWN = {
 }
 
 
-def is_of_leader(report: Report, leader: PodView | None, status: FineTuneJobStatus) -> bool:
+def is_of_leader(report: Report, leader: PodView | None, status: JobStatus) -> bool:
     """Whether the report was sent by the pod that is the leader of the present attempt."""
     return (
         leader is not None
@@ -40,7 +39,7 @@ def is_of_leader(report: Report, leader: PodView | None, status: FineTuneJobStat
     )
 
 
-def is_news(report: Report, status: FineTuneJobStatus) -> bool:
+def is_news(report: Report, status: JobStatus) -> bool:
     """Whether the report is at least as new as what status holds."""
     if report.incarnation != status.incarnation:
         return report.incarnation > status.incarnation
@@ -50,7 +49,7 @@ def is_news(report: Report, status: FineTuneJobStatus) -> bool:
     return written is None or report.sent_at >= written
 
 
-def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
+def fold(status: JobStatus, report: Report) -> JobStatus:
     """Status with everything that the report says. The caller has checked the sender."""
     phase = report.phase or report.progress.phase
     if not is_news(report, status):
@@ -78,7 +77,7 @@ def fold(status: FineTuneJobStatus, report: Report) -> FineTuneJobStatus:
     )
 
 
-def completed(left: Report, known: FineTuneJobStatus) -> Report:
+def completed(left: Report, known: JobStatus) -> Report:
     """A report that was cut to fit, with what is known besides: lines of failures, and older checkpoints."""
     rows = {row.incarnation: row for row in known.recoveries}
     recoveries = [with_evidence(row, rows.get(row.incarnation)) for row in left.recoveries]
@@ -96,7 +95,7 @@ def completed(left: Report, known: FineTuneJobStatus) -> Report:
     return left.model_copy(update={"recoveries": recoveries, "failure": failure, "checkpoints": checkpoints})
 
 
-def with_known_numbers(left: Report, known: FineTuneJobStatus) -> Report:
+def with_known_numbers(left: Report, known: JobStatus) -> Report:
     """The report of a leader that ended, with numbers of the same life that it never learned, as one that never led."""
     if left.incarnation != known.incarnation or left.progress.step < known.progress.step:
         return left
@@ -146,7 +145,7 @@ def merge_recoveries(
     return [*(merged[key] for key in sorted(merged)), *pending][-RECOVERY_ROWS:]
 
 
-def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
+def degradations(status: JobStatus, report: Report) -> Iterable[Aspect]:
     """Conditions about what goes on beside training: saving, tracking, a loss spike, the chosen precision."""
     yield from _degraded(
         status, ConditionType.TRACKING_DEGRADED, Reason.TRACKING_UNREACHABLE, report.tracking_error
@@ -167,9 +166,7 @@ def degradations(status: FineTuneJobStatus, report: Report) -> Iterable[Aspect]:
         yield Aspect(ConditionType.PRECISION_CHOSEN, "True", Reason.AS_EXPECTED, text)
 
 
-def _degraded(
-    status: FineTuneJobStatus, type: ConditionType, reason: Reason, error: str | None
-) -> Iterable[Aspect]:
+def _degraded(status: JobStatus, type: ConditionType, reason: Reason, error: str | None) -> Iterable[Aspect]:
     if error is not None:
         yield Aspect(type, "True", reason, messages.degraded(reason, error))
     elif find(status.conditions, type) is not None:

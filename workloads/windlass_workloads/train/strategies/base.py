@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.jobs import TrainingJobSpec
 from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.train.own_time import Meeting
 
@@ -27,7 +27,7 @@ class Setting:
     `bit_sums` are the sums by which ranks compare their weights, where they are known already (see replicas).
     """
 
-    spec: FineTuneJobSpec
+    spec: TrainingJobSpec
     device: torch.device
     world_size: int
     precision: str
@@ -81,7 +81,7 @@ class Strategy(Protocol):
         ...
 
 
-def make_optimizer(model: nn.Module, spec: FineTuneJobSpec) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, spec: TrainingJobSpec) -> torch.optim.Optimizer:
     """AdamW over the trained weights; vectors (biases, norms) do not decay, as in transformers."""
     settings = spec.training.optimizer
     decay = float(settings.weight_decay)

@@ -58,6 +58,24 @@ def write_data(path: Path, count: int = 200, seed: int = 0) -> Path:
     return path
 
 
+def write_texts(directory: Path, count: int = 60) -> Path:
+    """Two sources of texts: a JSONL file, and a directory of plain ones; two texts repeat others."""
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = [
+        ". ".join(f"{question}, so we sent the {answer}" for question, answer in sentences(6, seed))
+        for seed in range(2 * count)
+    ]
+    rows = [*texts[:count], texts[3]]
+    (directory / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    (directory / "b").mkdir(exist_ok=True)
+    for place in range(3):
+        part = texts[count + place :: 3]
+        (directory / "b" / f"{place}.jsonl").write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in part)
+        )
+    return directory
+
+
 def write_model(directory: Path, hidden: int = 64, layers: int = 2, context: int = 512) -> Path:
     """A Hugging Face directory with safetensors, tokenizer and chat template."""
     import torch

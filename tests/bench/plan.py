@@ -36,11 +36,8 @@ from windlass_workloads.checkpoint.staging import Staging  # noqa: E402
 from windlass_workloads.train.assembly import make_strategy  # noqa: E402
 from windlass_workloads.train.build import build  # noqa: E402
 from windlass_workloads.train.model import LocalModel  # noqa: E402
-from windlass_workloads.train.objectives.supervised import (  # noqa: E402
-    Batch,
-    isolating_mask,
-    loss_sum,
-)
+from windlass_workloads.train.objectives.batch import Batch  # noqa: E402
+from windlass_workloads.train.objectives.supervised import NextToken, isolating_mask  # noqa: E402
 from windlass_workloads.train.precision import hardware_of_cpu, processor_flags  # noqa: E402
 from windlass_workloads.train.strategies.base import Setting  # noqa: E402
 from windlass_workloads.train.strategies.deepspeed import load_library  # noqa: E402
@@ -194,7 +191,7 @@ def rank_of(case: Case, local: LocalModel, rank: int, port: int) -> dict[str, An
 
     spec = spec_of(case)
     built = build(local, spec, spec.training.precision)
-    model, chooses = built.model, built.chooses_logits
+    model, objective = built.model, NextToken(case.packed, built.chooses_logits)
     parameters, trained = built.parameters
     note("load")
     setting = Setting(spec, torch.device("cpu"), case.ranks, spec.training.precision, case.accumulation)
@@ -206,7 +203,7 @@ def rank_of(case: Case, local: LocalModel, rank: int, port: int) -> dict[str, An
             last = place == case.accumulation - 1
             batch = batch_of(case, local.config["vocab_size"], generator)
             with strategy.micro_batch(last=last):
-                loss = loss_sum(strategy.forward, batch, choose_logits=chooses) / 1000
+                loss = objective.loss_sum(strategy.forward, batch) / 1000
                 strategy.backward(loss, last=last)
         strategy.step(1e-4)
         note(f"step {step + 1}")

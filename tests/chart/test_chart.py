@@ -9,6 +9,7 @@ import helm_python as helm
 import pytest
 import yaml
 
+from windlass.api.kinds import KINDS, Kind
 from windlass.shell.permissions import cluster_rules, kueue_rules, namespace_rules, node_rules
 from windlass.shell.settings import price_list
 
@@ -310,7 +311,32 @@ def test_view_and_edit_are_aggregated_and_view_cannot_write() -> None:
     assert view["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-view"] == "true"
     assert {verb for rule in view["rules"] for verb in rule["verbs"]} == {"get", "list", "watch"}
     assert "rbac.authorization.k8s.io/aggregate-to-view" not in edit["metadata"]["labels"]
-    assert all("finetunejobs/status" not in rule["resources"] for rule in edit["rules"])
+    plurals = [kind.plural for kind in KINDS.values()]
+    assert [rule["resources"] for rule in edit["rules"]] == [plurals], "the status of a job is the operator's"
+    assert {resource for rule in view["rules"] for resource in rule["resources"]} == {
+        f"{plural}{part}" for plural in plurals for part in ("", "/status")
+    }
+
+
+@pytest.mark.parametrize("name", ["windlass-jobs", "windlass-credentials"])
+def test_policies_about_jobs_hold_for_all_kinds(name: str) -> None:
+    (policy,) = of_kind(render(), "ValidatingAdmissionPolicy", name)
+    (rule,) = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert rule["resources"] == [kind.plural for kind in KINDS.values()]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_kind_is_named_to_whoever_installs_or_removes(kind: Kind) -> None:
+    notes = (CHART / "templates" / "NOTES.txt").read_text()
+    assert "kubectl get windlass -A" in notes and f"kubectl explain {kind.name.lower()}.spec" in notes
+    guides = ROOT / "docs" / "guides"
+    (line,) = [
+        one
+        for one in (guides / "install-upgrade-uninstall.md").read_text().splitlines()
+        if one.startswith("kubectl delete crd ")
+    ]
+    assert f"{kind.plural}.windlass.dev" in line.split()
+    assert f"health.windlass.dev_{kind.name}: |" in (guides / "argo-cd.md").read_text()
 
 
 def test_mlflow_knows_its_own_names() -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from kubernetes.stream import stream
 
 import tiny
 from e2e.support import Jobs, eventually
+from windlass.api.kinds import KINDS
 from windlass.cli import release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,12 +181,11 @@ def tidy(request: pytest.FixtureRequest) -> Iterator[None]:
     if "jobs" not in request.fixturenames:
         return
     jobs: Jobs = request.getfixturevalue("jobs")
-    for item in jobs.custom.list_namespaced_custom_object(
-        "windlass.dev", "v1alpha1", jobs.namespace, "finetunejobs"
-    )["items"]:
-        name = item["metadata"]["name"]
+    every = [replace(jobs, plural=kind.plural) for kind in KINDS.values()]
+    found = [(one, item["metadata"]["name"]) for one in every for item in one.listed()]
+    for one, name in found:
         with gone_is_fine():
-            jobs.delete(name)
+            one.delete(name)
         for pod in jobs.pods(name):
             with gone_is_fine():
                 jobs.core.delete_namespaced_pod(pod.metadata.name, jobs.namespace, grace_period_seconds=0)

@@ -21,7 +21,6 @@ from windlass.api.meta import API_VERSION, GROUP, LABEL_RUN, VERSION
 
 Found = TypeVar("Found")
 Manifest = dict[str, Any]
-PLURAL = "finetunejobs"
 
 
 def eventually(look: Callable[[], Found | None], what: str, seconds: float = 120.0) -> Found:
@@ -38,11 +37,12 @@ def eventually(look: Callable[[], Found | None], what: str, seconds: float = 120
 
 @dataclass
 class Jobs:
-    """FineTuneJobs of one namespace and what belongs to them."""
+    """Jobs of one kind in one namespace, and what belongs to them."""
 
     api: client.ApiClient
     namespace: str
     volumes: Path
+    plural: str = "finetunejobs"
 
     @property
     def custom(self) -> client.CustomObjectsApi:
@@ -53,26 +53,33 @@ class Jobs:
         return client.CoreV1Api(self.api)
 
     def create(self, manifest: Manifest) -> Manifest:
-        return self.custom.create_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, manifest)
+        return self.custom.create_namespaced_custom_object(
+            GROUP, VERSION, self.namespace, self.plural, manifest
+        )
 
     def get(self, name: str) -> Manifest | None:
         try:
-            return self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+            return self.custom.get_namespaced_custom_object(GROUP, VERSION, self.namespace, self.plural, name)
         except ApiException as error:
             if error.status == 404:
                 return None
             raise
+
+    def listed(self) -> list[Manifest]:
+        found = self.custom.list_namespaced_custom_object(GROUP, VERSION, self.namespace, self.plural)
+        items: list[Manifest] = found["items"]
+        return items
 
     def status(self, name: str) -> Manifest:
         return (self.get(name) or {}).get("status") or {}
 
     def patch(self, name: str, spec: Manifest) -> None:
         self.custom.patch_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, PLURAL, name, {"spec": spec}
+            GROUP, VERSION, self.namespace, self.plural, name, {"spec": spec}
         )
 
     def delete(self, name: str) -> None:
-        self.custom.delete_namespaced_custom_object(GROUP, VERSION, self.namespace, PLURAL, name)
+        self.custom.delete_namespaced_custom_object(GROUP, VERSION, self.namespace, self.plural, name)
 
     def pods(self, name: str) -> list[Any]:
         return self.core.list_namespaced_pod(self.namespace, label_selector=f"{LABEL_RUN}={name}").items

@@ -8,7 +8,7 @@ Every message carries the whole state it speaks of, so that a lost one costs not
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
 from windlass.api.base import Model, StatusModel
 from windlass.api.jobs import TrainingJobSpec
@@ -60,15 +60,16 @@ class RunConfig(Model):
         description="Module with preload(), prepare(context, channel) and train(context, channel).",
     )
 
-    @model_validator(mode="before")
+    @field_validator("spec", mode="before")
     @classmethod
-    def _by_kind(cls, values: Any) -> Any:
-        """A spec that is still JSON, read as its kind's."""
-        if not isinstance(values, dict) or not isinstance(values.get("spec"), dict):
-            return values
-        run = values.get("run")
-        kind = KINDS.get(run.get("kind", "") if isinstance(run, dict) else getattr(run, "kind", ""))
-        return values if kind is None else values | {"spec": kind.spec.model_validate(values["spec"])}
+    def _by_kind(cls, value: Any, seen: ValidationInfo) -> Any:
+        """A spec that is still JSON, read as its kind's; `run` is read before it."""
+        run = seen.data.get("run")
+        if not isinstance(value, dict):
+            return value
+        if run is None:
+            raise ValueError("cannot be read without run.kind")
+        return KINDS[run.kind].spec.model_validate(value)
 
 
 class Timeline(StatusModel):
@@ -217,7 +218,7 @@ class RankEvent(StatusModel):
     """One line from a rank to its agent. Only the fields of its `type` are set.
 
     Phase: phase. Forward: step (entry into the forward of the first step after a start).
-    Step: step, loss, tokens, seconds, own_seconds (before others are waited for), data_wait_seconds,
+    Step: step, loss, tokens, tokens_so_far, seconds, own_seconds (before others are waited for), data_wait_seconds,
     learning_rate, gradient_norm, flops.
     Validation: step, loss. Checkpoint: checkpoint, stall_seconds, write_seconds. SaveFailed: step, message.
     Plan: plan. Prepared: name. Tracking: tracking, message (not None means degraded). Output: output.
@@ -247,6 +248,7 @@ class RankEvent(StatusModel):
     step: int | None = None
     loss: float | None = None
     tokens: int | None = None
+    tokens_so_far: int | None = None
     seconds: float | None = None
     own_seconds: float | None = None
     data_wait_seconds: float | None = None

@@ -66,7 +66,18 @@ JOB_COLUMNS: Final = (
     Column("Age", "date", ".metadata.creationTimestamp", "Time since creation."),
 )
 
-COLUMNS: Final = {"FineTuneJob": JOB_COLUMNS}
+PRETRAIN_COLUMNS: Final = (
+    *JOB_COLUMNS[:3],
+    Column(
+        "Tokens", "integer", ".status.progress.tokens", "Tokens trained on, those of lost steps not counted."
+    ),
+    JOB_COLUMNS[3],
+    Column("Tokens/s", "number", ".status.progress.tokensPerSecond", "Trained tokens per second."),
+    Column("MFU", "number", ".status.progress.mfu", "Model FLOPs utilisation, 0 to 1."),
+    *JOB_COLUMNS[4:6],
+    *JOB_COLUMNS[8:],
+)
+COLUMNS: Final = {"FineTuneJob": JOB_COLUMNS, "PretrainJob": PRETRAIN_COLUMNS}
 """By kind."""
 
 

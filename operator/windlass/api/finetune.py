@@ -24,6 +24,14 @@ class Method(Model):
     )
 
 
+def _whole_layers(value: Any, _: Any) -> bool:
+    return "adapter" not in value or "tensor" not in value["parallelism"]
+
+
+def _one_length(value: Any, _: Any) -> bool:
+    return "pipeline" not in value["parallelism"]
+
+
 def _has_validation(value: Any, _: Any) -> bool:
     asked = "validateEverySteps" in value.get("training", {})
     return not asked or "data" not in value or "validation" in value["data"]
@@ -45,6 +53,24 @@ CROSS_RULES: Final = (
         allowed="validateEverySteps with data.validation",
         hint='add data.validation with fraction: "0.05", or remove validateEverySteps',
         path="training.validateEverySteps",
+    ),
+    Rule(
+        cel="!has(self.parallelism.pipeline)",
+        holds=_one_length,
+        wrong="stages pass rows of one length to each other, and samples have their own",
+        got="{self.parallelism.pipeline}",
+        allowed="pipeline in a PretrainJob",
+        hint="remove pipeline; FSDP shards a model of any size",
+        path="parallelism.pipeline",
+    ),
+    Rule(
+        cel="!has(self.adapter) || !has(self.parallelism.tensor)",
+        holds=_whole_layers,
+        wrong="an adapter's layers cannot be cut over ranks",
+        got="{self.parallelism.tensor} with adapter.type {self.adapter.type}",
+        allowed="tensor without adapter",
+        hint="remove tensor; FSDP alone shards the frozen model",
+        path="parallelism.tensor",
     ),
     Rule(
         cel="!self.checkpoint.mergeAdapter || (has(self.adapter) && self.adapter.type == 'LoRA')",
@@ -188,6 +214,11 @@ class FineTuneJobSpec(TrainingJobSpec, FineTuning):
     def sequence_length(self) -> int:
         """Tokens to which samples are cut."""
         return self.data.sequence_length
+
+    @property
+    def rows_block(self) -> str:
+        """The block of samples."""
+        return "data"
 
     @property
     def is_packed(self) -> bool:

@@ -61,8 +61,29 @@ Block = TypeVar("Block", bound=Model)
 
 
 def _rows_per_pass(value: Any) -> int:
-    resources = value["resources"]
-    return int(resources["nodes"] * resources["ranksPerNode"] * value["training"]["microBatchSize"])
+    return _world(value) // _copies(value) * int(value["training"]["microBatchSize"])
+
+
+def _copies(value: Any) -> int:
+    parallelism = value["parallelism"]
+    return max(1, int(parallelism.get("tensor", 1))) * max(1, int(parallelism.get("pipeline", 1)))
+
+
+def _stages_are_busy(value: Any, _: Any) -> bool:
+    stages = value["parallelism"].get("pipeline")
+    if stages is None or "training" not in value:
+        return True
+    return bool(value["training"]["globalBatchSize"] >= _rows_per_pass(value) * stages)
+
+
+def _copies_fit(value: Any, _: Any) -> bool:
+    return _world(value) % _copies(value) == 0
+
+
+def _copies_fit_fewer_nodes(value: Any, _: Any) -> bool:
+    elastic, resources = value["recovery"].get("elastic"), value["resources"]
+    whole = resources["ranksPerNode"] % _copies(value) == 0
+    return bool(elastic is None or elastic["minNodes"] >= resources["nodes"] or whole)
 
 
 def _batch_divides(value: Any, _: Any) -> bool:
@@ -106,7 +127,14 @@ def _starts_before_end(value: Any, _: Any) -> bool:
 
 
 WORLD: Final = "self.resources.nodes * self.resources.ranksPerNode"
-ROWS: Final = f"{WORLD} * self.training.microBatchSize"
+COPIES: Final = "({} * {})".format(
+    *(
+        f"(has(self.parallelism.{name}) && self.parallelism.{name} > 1 ? self.parallelism.{name} : 1)"
+        for name in ("tensor", "pipeline")
+    )
+)
+"""Ranks that work on the same rows together."""
+ROWS: Final = f"{WORLD} / {COPIES} * self.training.microBatchSize"
 
 SHARED_RULES: Final = (
     Rule(
@@ -116,11 +144,15 @@ SHARED_RULES: Final = (
         got=(
             "{self.training.globalBatchSize} rows with {self.resources.nodes} nodes x "
             "{self.resources.ranksPerNode} ranksPerNode x "
-            "{self.training.microBatchSize} microBatchSize = {rows}"
+            "{self.training.microBatchSize} microBatchSize / {copies} (tensor x pipeline) = {rows}"
         ),
-        allowed="a multiple of nodes x ranksPerNode x microBatchSize",
+        allowed="a multiple of nodes x ranksPerNode x microBatchSize / (tensor x pipeline)",
         hint="change globalBatchSize to a multiple of {rows}, or microBatchSize",
-        computed={"rows": Computed(f"string({ROWS})", lambda value: str(_rows_per_pass(value)))},
+        computed={
+            "rows": Computed(f"string({ROWS})", lambda value: str(_rows_per_pass(value))),
+            # A number: the server has a budget for how long a message may become.
+            "copies": Computed(f"string({COPIES})", lambda value: str(_copies(value))),
+        },
         path="training.globalBatchSize",
     ),
     Rule(
@@ -158,6 +190,48 @@ SHARED_RULES: Final = (
         hint="use ranksPerNode, or remove shardGroupSize to split over all ranks",
         computed={"world": Computed(f"string({WORLD})", lambda value: str(_world(value)))},
         path="parallelism.shardGroupSize",
+    ),
+    Rule(
+        cel=(
+            "!has(self.training) || !has(self.parallelism.pipeline) || "
+            f"self.training.globalBatchSize >= {ROWS} * self.parallelism.pipeline"
+        ),
+        holds=_stages_are_busy,
+        wrong="has fewer micro-batches than pipeline stages",
+        got="{self.training.globalBatchSize} rows with {rows} in each micro-batch, {self.parallelism.pipeline} stages",
+        allowed="at least as many micro-batches as stages",
+        hint="raise globalBatchSize, lower microBatchSize, or lower parallelism.pipeline",
+        computed={"rows": Computed(f"string({ROWS})", lambda value: str(_rows_per_pass(value)))},
+        path="training.globalBatchSize",
+    ),
+    Rule(
+        cel=f"({WORLD}) % {COPIES} == 0",
+        holds=_copies_fit,
+        wrong="does not divide the ranks into equal groups",
+        got=(
+            "tensor={self.parallelism.tensor}, pipeline={self.parallelism.pipeline} with {self.resources.nodes} nodes "
+            "x {self.resources.ranksPerNode} ranksPerNode = {world}"
+        ),
+        allowed="tensor x pipeline that divides nodes x ranksPerNode",
+        hint="lower one of them, or remove both",
+        computed={"world": Computed(f"string({WORLD})", lambda value: str(_world(value)))},
+        path="parallelism",
+    ),
+    Rule(
+        cel=(
+            "!has(self.recovery.elastic) || self.recovery.elastic.minNodes >= self.resources.nodes || "
+            f"self.resources.ranksPerNode % {COPIES} == 0"
+        ),
+        holds=_copies_fit_fewer_nodes,
+        wrong="the ranks of fewer nodes would not divide into groups of parallelism.tensor x pipeline",
+        got=(
+            "minNodes {self.recovery.elastic.minNodes} of {self.resources.nodes} nodes x "
+            "{self.resources.ranksPerNode} ranksPerNode with tensor={self.parallelism.tensor}, "
+            "pipeline={self.parallelism.pipeline}"
+        ),
+        allowed="recovery.elastic with tensor x pipeline that divides ranksPerNode, or without them",
+        hint="set minNodes to resources.nodes, remove recovery.elastic, or create the job with other numbers",
+        path="recovery.elastic",
     ),
     Rule(
         # Two numbers of nodes that follow each other both fit only if one node's ranks do.
@@ -330,6 +404,21 @@ class TrainingJobSpec(Model):
     @abstractmethod
     def sequence_length(self) -> int:
         """Most tokens of a row."""
+
+    @property
+    @abstractmethod
+    def rows_block(self) -> str:
+        """The block of the spec that says what rows are."""
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Shares of the tokens by source; none where all rows are one."""
+        return ()
+
+    @property
+    def z_loss(self) -> str | None:
+        """Weight of the squared normaliser in the loss."""
+        return None
 
     @property
     @abstractmethod

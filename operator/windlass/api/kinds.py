@@ -9,9 +9,10 @@ from typing import Final, Literal
 
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.jobs import ROOT_RULES, TrainingJobSpec
+from windlass.api.pretrain import PretrainJobSpec
 from windlass.api.rules import Rule
 
-KindName = Literal["FineTuneJob"]
+KindName = Literal["FineTuneJob", "PretrainJob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,17 @@ KINDS: Final[Mapping[str, Kind]] = {
                 "nodes by going on from the newest verified checkpoint, and says in its status what that cost."
             ),
             spec=FineTuneJobSpec,
+        ),
+        Kind(
+            name="PretrainJob",
+            plural="pretrainjobs",
+            short="ptj",
+            text=(
+                "PretrainJob makes a corpus of texts and trains a language model on it, a new one or an existing one "
+                "further, survives the loss of ranks, pods and nodes by going on from the newest verified checkpoint, "
+                "and says in its status what that cost."
+            ),
+            spec=PretrainJobSpec,
         ),
     )
 }

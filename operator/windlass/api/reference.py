@@ -3,6 +3,7 @@
 It reads the same schema that the CRD carries, so that page and `kubectl explain` cannot differ.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -77,10 +78,19 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def message(rule: dict[str, str]) -> str:
+    """What a rule says; the next step of one that shows values stands in its expression only."""
+    _, found, hint = rule.get("messageExpression", "").partition("hint: ")
+    if not found or "hint: " in rule["message"]:
+        return rule["message"]
+    text = json.loads('"' + hint.partition('".format(')[0] + '"')
+    return f"{rule['message']}. hint: {text.replace('%%', '%').replace('%s', '…')}"
+
+
 def rules(schema: Schema, path: str) -> Iterator[tuple[str, str]]:
     """(path, message without values) of every rule in the schema."""
     for rule in schema.get("x-kubernetes-validations", []):
-        yield (path + rule.get("fieldPath", "")).lstrip(".") or "metadata", rule["message"]
+        yield (path + rule.get("fieldPath", "")).lstrip(".") or "metadata", message(rule)
     for name, inner in schema.get("properties", {}).items():
         yield from rules(inner, f"{path}.{name}")
     if "items" in schema:

@@ -37,6 +37,11 @@ def look_up(value: Value, path: str) -> Value:
     return value
 
 
+def _bare(found: re.Match[str]) -> str:
+    """The name of a value in its place."""
+    return found.group(1).removeprefix("self.")
+
+
 @dataclass(frozen=True, slots=True)
 class Computed:
     """A value that a message shows and no field holds: as CEL of type string, and its twin."""
@@ -74,11 +79,15 @@ class Rule:
 
     @property
     def static(self) -> str:
-        """The message where no value can be shown."""
+        """The message where no value can be shown: without the next step where values are of a kind that always can.
+
+        The server shows it in place of one that would be cut by a line break in a text.
+        """
         if not PLACEHOLDER.search(self.template):
             return self.template
-        bare = f"{self.wrong}; allowed: {self.allowed}. hint: {self.hint}"
-        return PLACEHOLDER.sub(lambda found: found.group(1).removeprefix("self."), bare)
+        short = f"{self.wrong}; allowed: {self.allowed}"
+        is_text = self.got == "{self}" and "self >=" not in self.cel
+        return PLACEHOLDER.sub(_bare, f"{short}. hint: {self.hint}" if is_text else short)
 
     def text(self, value: Value, old: Value = None) -> str:
         """The message for this object, as the API server prints it."""

@@ -323,6 +323,24 @@ class Parallelism(Model):
             hint="remove shardGroupSize, or set strategy: FSDP",
             path="shardGroupSize",
         ),
+        Rule(
+            cel=(
+                "(!has(self.tensor) && !has(self.pipeline)) || "
+                "(self.strategy == 'FSDP' && !has(self.shardGroupSize))"
+            ),
+            holds=lambda value, _: (
+                ("tensor" not in value and "pipeline" not in value)
+                or (value["strategy"] == "FSDP" and "shardGroupSize" not in value)
+            ),
+            wrong="tensor and pipeline go with FSDP over all ranks only",
+            got=(
+                "tensor={self.tensor}, pipeline={self.pipeline} with strategy {self.strategy}, "
+                "shardGroupSize={self.shardGroupSize}"
+            ),
+            allowed="tensor and pipeline with strategy FSDP and without shardGroupSize",
+            hint="remove them, or set strategy: FSDP and remove shardGroupSize",
+            path="strategy",
+        ),
     )
 
     strategy: Literal["DDP", "FSDP", "DeepSpeed"] = "DDP"
@@ -343,3 +361,27 @@ class Parallelism(Model):
     """Ranks that split one copy of the model among them; each group of so many holds a whole copy, and gradients
     are summed over all (hybrid sharding, HSDP). Groups are of neighbouring ranks. Must divide nodes x ranksPerNode;
     all ranks are one group if left out. Only with strategy FSDP. Unit: ranks. Example: 8."""
+    tensor: (
+        Annotated[
+            int, Field(ge=2, le=64), Hint("at most ranksPerNode: the ranks talk to each other in every layer")
+        ]
+        | None
+    ) = None
+    """Neighbouring ranks that cut the matrices of each layer among them and work on the same rows (tensor
+    parallelism). Must divide nodes x ranksPerNode and the model's attention heads. Only with strategy FSDP.
+    Unit: ranks. Example: 8."""
+
+    pipeline: (
+        Annotated[
+            int, Field(ge=2, le=64), Hint("stages of some layers each; micro-batches keep them busy in turn")
+        ]
+        | None
+    ) = None
+    """Stages into which the layers are cut, each on neighbouring ranks; micro-batches pass through them (1F1B). With
+    tensor, each stage is on so many ranks. pipeline x tensor must divide nodes x ranksPerNode. Only with strategy
+    FSDP, and with rows of one length: in a PretrainJob. Unit: stages. Example: 4."""
+
+    @property
+    def copies(self) -> int:
+        """Ranks that work on the same rows together."""
+        return (self.tensor or 1) * (self.pipeline or 1)

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from windlass.api.kinds import KINDS, Kind
-from windlass.api.meta import GROUP, LABEL_INDEX, LABEL_RUN, VERSION
+from windlass.api.meta import GROUP, LABEL_INDEX, LABEL_KIND, LABEL_RUN, VERSION
 from windlass.cli.cluster.paths import default_directory
 from windlass.cli.errors import CliError
 
 CONTAINER = "agent"
+NO_KIND = "page not found"
+"""What the API server answers where it does not know the kind, rather than the object."""
 Manifest = dict[str, Any]
 
 
@@ -52,7 +54,7 @@ class Access:
 
     def job(self, name: str) -> Manifest:
         """The job of a name, or of a kind and a name as `ftj/support-bot`. Raises CliError."""
-        found, missing = [], None
+        found, missing = [], []
         for kind in kinds_of(name):
             try:
                 found.append(self._one(kind, bare(name)))
@@ -61,15 +63,16 @@ class Access:
             ) as problem:  # the client has many error types; `explain` raises what it does not know
                 if getattr(problem, "status", None) != 404:
                     raise self.explain(problem, name) from problem
-                missing = problem
+                missing.append(problem)
         if len(found) > 1:
             spelled = " or ".join(f"{KINDS[job['kind']].short}/{bare(name)}" for job in found)
             raise CliError(
                 f"{name}: is the name of several jobs (got {spelled}). hint: write {spelled}", status=2
             )
         if not found:
-            assert missing is not None  # noqa: S101 - each kind has answered with one or the other
-            raise self.explain(missing, name) from missing
+            # That a known kind has no such job says more than that another kind is not known.
+            told = min(missing, key=lambda problem: NO_KIND in body_of(problem))
+            raise self.explain(told, name) from told
         return found[0]
 
     def jobs(self) -> list[Manifest]:
@@ -97,10 +100,12 @@ class Access:
         return found | {"kind": kind.name}
 
     def pods(self, name: str) -> list[Any]:
-        """Pods of a run by index, those that are being deleted last."""
-        listed = self.core.list_namespaced_pod(
-            self.namespace, label_selector=f"{LABEL_RUN}={bare(name)}"
-        ).items
+        """Pods of a run by index, those that are being deleted last; of one kind where the name says it."""
+        chosen = kinds_of(name)
+        selector = f"{LABEL_RUN}={bare(name)}"
+        if len(chosen) < len(KINDS):
+            selector += f",{LABEL_KIND} in ({','.join(kind.name for kind in chosen)})"
+        listed = self.core.list_namespaced_pod(self.namespace, label_selector=selector).items
         return sorted(listed, key=lambda pod: (pod.metadata.deletion_timestamp is not None, index_of(pod)))
 
     def run_in(self, pod: str, command: Sequence[str]) -> str:
@@ -159,7 +164,7 @@ class Access:
 
         if isinstance(problem, ApiException):
             if problem.status == 404:
-                return CliError(self._not_found(name, str(problem.body or "")))
+                return CliError(self._not_found(name, body_of(problem)))
             return CliError(
                 f"{name}: the API server refused ({problem.status} {problem.reason}). hint: check your rights"
             )
@@ -171,10 +176,14 @@ class Access:
         raise problem
 
     def _not_found(self, name: str, body: str) -> str:
-        if "page not found" in body:
-            return f"{', '.join(KINDS)}: the cluster does not know this kind. hint: install the chart, charts/windlass"
+        if NO_KIND in body:
+            unknown = [kind.name for kind in kinds_of(name)]
+            these = "this kind" if len(unknown) == 1 else "these kinds"
+            hint = "install or upgrade the chart, charts/windlass"
+            return f"{', '.join(unknown)}: the cluster does not know {these}. hint: {hint}"
         try:
-            names = [job["metadata"]["name"] for job in self.jobs()]
+            kinds = {kind.name for kind in kinds_of(name)}
+            names = [job["metadata"]["name"] for job in self.jobs() if job["kind"] in kinds]
         except Exception:  # only to make the sentence better
             names = []
         return (
@@ -188,6 +197,11 @@ class Access:
         return client.CoreV1Api(client.ApiClient(self.api.configuration))
 
 
+def body_of(problem: Exception) -> str:
+    """What the API server answered, as text."""
+    return str(getattr(problem, "body", None) or "")
+
+
 def bare(name: str) -> str:
     """A job's name without the kind that may stand before it."""
     return name.rpartition("/")[2]
@@ -195,7 +209,7 @@ def bare(name: str) -> str:
 
 def kinds_of(name: str) -> list[Kind]:
     """The kinds that a name may be of. Raises CliError for one that is not ours."""
-    written = name.rpartition("/")[0].lower()
+    written = name.rpartition("/")[0].lower().removesuffix(f".{GROUP}")
     found = [kind for kind in KINDS.values() if written in ("", kind.name.lower(), kind.plural, kind.short)]
     if not found:
         allowed = ", ".join(kind.short for kind in KINDS.values())

@@ -74,7 +74,7 @@ def fetch(access: Access, name: str, target: Path) -> str:
         if local is not None and (local / directory).is_dir():
             copy_local(local / directory, part, Path(scratch))
         else:
-            with ReaderPod(access, bare(name), claim) as (pod, python):
+            with ReaderPod(access, name, claim) as (pod, python):
                 receive(
                     access,
                     pod,
@@ -136,7 +136,7 @@ class ReaderPod(contextlib.AbstractContextManager[tuple[str, str]]):
 
     def __init__(self, access: Access, name: str, claim: str) -> None:
         self._access, self._name, self._claim = access, name, claim
-        self._pod = f"{name}-fetch-{os.urandom(3).hex()}"
+        self._pod = f"{bare(name)}-fetch-{os.urandom(3).hex()}"
 
     def __enter__(self) -> tuple[str, str]:
         manifest = reader_manifest(self._model(), self._pod)

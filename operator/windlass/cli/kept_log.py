@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from windlass.api.kinds import KINDS
 from windlass.api.meta import STORE_MOUNT
 from windlass.cli import fetch
 from windlass.cli.access import Access
@@ -70,11 +71,12 @@ def read(access: Access, job: Job, inside: str) -> list[Kept]:
     if local is not None:
         return read_local(local / inside)
     command = ["-c", READ, f"{STORE_MOUNT}/{inside}"]
-    for pod in access.pods(job.name):
+    own = f"{KINDS[job.kind].short}/{job.name}"
+    for pod in access.pods(own):
         if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None:
             python = pod.spec.containers[0].command[0]
             return parse(access.run_in(pod.metadata.name, [python, *command]).splitlines())
-    with fetch.ReaderPod(access, job.name, claim) as (name, python):
+    with fetch.ReaderPod(access, own, claim) as (name, python):
         return parse(access.run_in(name, [python, *command]).splitlines())
 
 

@@ -22,7 +22,9 @@ EXIT_INTERRUPTED = 130
 
 def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="windlass", description="Fine-tune language models on Kubernetes.")
+    top = argparse.ArgumentParser(
+        prog="windlass", description="Fine-tune and pre-train language models on Kubernetes."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     offline(commands)
     online(commands)

@@ -166,14 +166,14 @@ def _work(spec: TrainingJobSpec, made: Plan, rows: int | None) -> list[tuple[str
     return [
         ("rows per step", f"{spec.training.global_batch_size}"),
         ("accumulation", f"{made.accumulation} passes of {spec.training.micro_batch_size} rows per rank"),
-        ("steps", str(made.total_steps) if made.total_steps is not None else _why_unknown(rows)),
+        ("steps", str(made.total_steps) if made.total_steps is not None else _why_unknown(spec, rows)),
     ]
 
 
-def _why_unknown(rows: int | None) -> str:
-    return (
-        "known after preflight (packing)" if rows else "known after preflight; say --rows N to see them now"
-    )
+def _why_unknown(spec: TrainingJobSpec, rows: int | None) -> str:
+    if spec.is_packed or rows:
+        return "known after preflight (packing)"
+    return "known after preflight; say --rows N to see them now"
 
 
 def _checkpoints(spec: TrainingJobSpec, steps: int | None) -> str:

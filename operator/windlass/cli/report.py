@@ -15,7 +15,7 @@ from typing import Any
 
 from windlass.api.kinds import KINDS
 from windlass.cli import documents, page
-from windlass.cli.access import Access
+from windlass.cli.access import Access, bare, kinds_of
 from windlass.cli.errors import CliError
 
 
@@ -35,11 +35,11 @@ def report_command(options: argparse.Namespace, connect: Callable[[], Access]) -
 
 
 def from_file(path: str, name: str | None) -> dict[str, Any]:
-    """The job in a file: the named one, or the only one. Raises CliError."""
+    """The job in a file: the named one (of a kind too, as `ptj/web`), or the only one. Raises CliError."""
     found = [job for source in documents.read([path]) for job in jobs_in(source.document)]
-    chosen = [job for job in found if name is None or job["metadata"]["name"] == name]
+    chosen = found if name is None else [job for job in found if is_named(job, name)]
     if len(chosen) != 1:
-        names = ", ".join(job["metadata"]["name"] for job in found) or "none"
+        names = ", ".join(spelled(job, found) for job in found) or "none"
         wanted = f"one job named {name}" if name else "one job"
         raise CliError(
             f"-f: {path} holds not just {wanted} (there: {names}); allowed: a job with its status. "
@@ -47,6 +47,18 @@ def from_file(path: str, name: str | None) -> dict[str, Any]:
             status=2,
         )
     return chosen[0]
+
+
+def is_named(job: dict[str, Any], name: str) -> bool:
+    """Whether a job has a name, and the kind that may stand before it."""
+    return job["metadata"]["name"] == bare(name) and KINDS[job["kind"]] in kinds_of(name)
+
+
+def spelled(job: dict[str, Any], among: list[dict[str, Any]]) -> str:
+    """A job's name, with its kind where another kind has one of that name."""
+    name = str(job["metadata"]["name"])
+    is_only = all(one["kind"] == job["kind"] for one in among if one["metadata"]["name"] == name)
+    return name if is_only else f"{KINDS[job['kind']].short}/{name}"
 
 
 def jobs_in(document: Any) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from windlass.api.kinds import KINDS
 from windlass.api.meta import ConditionType
 from windlass.cli import view
 from windlass.cli.access import Access
@@ -25,13 +26,19 @@ Show = Callable[[dict[str, Any]], None]
 def status_command(options: argparse.Namespace, access: Access) -> int:
     """Print; with -w the exit status says whether the job completed."""
     if options.name is None:
-        print("\n".join(map(line, access.jobs())) or f"no job in namespace {access.namespace}")
+        print("\n".join(listing(access.jobs())) or f"no job in namespace {access.namespace}")
         return 0
     if options.watch:
         return watch(access, options.name)
     job = access.job(options.name)
     print(json.dumps(job.get("status") or {}, indent=2) if options.json else view.describe(job))
     return 0
+
+
+def listing(jobs: list[dict[str, Any]]) -> list[str]:
+    """A line for each job, which begins with its kind where there are several."""
+    several = len({job["kind"] for job in jobs}) > 1
+    return [f"{KINDS[job['kind']].short}  {line(job)}" if several else line(job) for job in jobs]
 
 
 def line(job: dict[str, Any]) -> str:

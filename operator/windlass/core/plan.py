@@ -20,7 +20,7 @@ def arithmetic_plan(spec: TrainingJobSpec, *, rows: int | None = None) -> Plan:
     if spec.custom is not None:
         # What its steps are, and how many, only the script knows; it may tell.
         return Plan(world_size=world, warnings=device_warnings(spec))
-    rows_per_pass = world * spec.training.micro_batch_size
+    rows_per_pass = world // spec.parallelism.copies * spec.training.micro_batch_size
     return Plan(
         total_steps=total_steps(spec, rows),
         world_size=world,

@@ -35,7 +35,7 @@ async def missing_kinds(client: Client) -> str | None:
             return (
                 f"customresourcedefinition {resource.plural}.{resource.group}: is not installed (got no version "
                 f"{resource.version}); allowed: version {resource.version}. hint: kubectl apply -f crds/, or install "
-                "the chart with crds.install=true"
+                "the chart with crds.enabled=true"
             )
     return None
 

@@ -1,4 +1,4 @@
-"""Documents for the tests of the API: a small valid one, changes by path, and random ones from the models.
+"""Documents for the tests of the API: small valid ones of both kinds, changes by path, and random ones from the models.
 
 Random documents follow the nodes of the models: mostly values that fit their field, sometimes values of
 another field, another type, null or a misspelt field, so that verdicts of both kinds come up often.
@@ -10,12 +10,17 @@ import copy
 from typing import Any
 
 from hypothesis import strategies as st
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.nodes import Kind, Node, members, read
+from windlass.api.pretrain import PretrainJobSpec
 
 Document = dict[str, Any]
 JOBS = "/apis/windlass.dev/v1alpha1/namespaces/{}/finetunejobs"
+PRETRAIN_JOBS = "/apis/windlass.dev/v1alpha1/namespaces/{}/pretrainjobs"
+PATHS = {"FineTuneJob": JOBS, "PretrainJob": PRETRAIN_JOBS}
 ABSENT = object()
 
 VALID: Document = {
@@ -30,12 +35,26 @@ VALID: Document = {
     },
 }
 
+VALID_PRETRAIN: Document = {
+    "apiVersion": "windlass.dev/v1alpha1",
+    "kind": "PretrainJob",
+    "metadata": {"name": "job"},
+    "spec": {
+        "model": {"uri": "pvc://models/SmolLM2-135M"},
+        "corpus": {"sources": [{"uri": "pvc://data/web"}]},
+        "training": {"globalBatchSize": 16, "tokenBudget": 1_000_000},
+        "checkpoint": {"store": "pvc://checkpoints"},
+    },
+}
+
 STRINGS = (
     *(
         "1",
         "0",
         "0.05",
         "0.5",
+        "0.25",
+        "0.75",
         "0.51",
         "2e-5",
         "1e-8",
@@ -222,8 +241,31 @@ def fields_below(node: Node, path: str) -> list[tuple[str, Node]]:
     return found
 
 
+def declared(model: type[BaseModel], path: str) -> dict[str, FieldInfo]:
+    """How each field of `fields_below` is declared, by dotted path."""
+    found: dict[str, FieldInfo] = {}
+    for one in members(model):
+        here = f"{path}.{one.name}"
+        found[here] = model.model_fields[one.attribute]
+        if one.node.model is not None:
+            found |= declared(one.node.model, here)
+    return found
+
+
+def own_fields(model: type[BaseModel], other: type[BaseModel]) -> list[tuple[str, Node]]:
+    """Fields of `model` that are not declared by the very same words in `other`."""
+    here, there = declared(model, "spec"), declared(other, "spec")
+
+    def is_shared(path: str) -> bool:
+        one, two = here[path], there.get(path)
+        return two is not None and (one.annotation, one.metadata) == (two.annotation, two.metadata)
+
+    return [(path, node) for path, node in fields_below(read(model), "spec") if not is_shared(path)]
+
+
 FIELDS = fields_below(read(FineTuneJobSpec), "spec")
-LEAVES = [(path, node) for path, node in FIELDS if node.kind is not Kind.OBJECT]
+PRETRAIN_FIELDS = fields_below(read(PretrainJobSpec), "spec")
+PRETRAIN_OWN = own_fields(PretrainJobSpec, FineTuneJobSpec)
 TRACKED = change("spec.tracking", {"mlflow": {"uri": "http://mlflow:5000", "registerAs": "bot"}})
 DEEP = change("spec.parallelism", {"strategy": "DeepSpeed", "zeroStage": 2})
 GROUPED = change(
@@ -235,6 +277,11 @@ GROUPED = change(
         change("spec.resources", {"nodes": 2, "ranksPerNode": 2}),
     ),
 )
+SPLIT = change(
+    "spec.parallelism",
+    {"strategy": "FSDP", "tensor": 2},
+    change("spec.resources", {"nodes": 2, "ranksPerNode": 2}),
+)
 SCRIPT: Document = {
     **VALID,
     "spec": {
@@ -243,6 +290,39 @@ SCRIPT: Document = {
     },
 }
 HELD_OUT = change("spec.data.validation", {"fraction": "0.05"}, change("spec.adapter", {"rank": 8}))
+
+NEW_LLAMA = change(
+    "spec.tokenizer",
+    {"train": {"vocabularySize": 8192}},
+    change(
+        "spec.architecture",
+        {"hiddenSize": 64, "layers": 2, "heads": 4, "keyValueHeads": 2},
+        change("spec.model", ABSENT, VALID_PRETRAIN),
+    ),
+)
+NEW_BERT = change(
+    "spec.objective",
+    "MaskedLM",
+    change(
+        "spec.tokenizer",
+        {"uri": "hf://org/name"},
+        change("spec.architecture", {"type": "Bert", "hiddenSize": 64, "layers": 2, "heads": 4}, NEW_LLAMA),
+    ),
+)
+SHARES = change(
+    "spec.corpus.sources",
+    [{"uri": "pvc://data/web", "share": "0.75"}, {"uri": "pvc://data/books", "share": "0.25"}],
+    VALID_PRETRAIN,
+)
+PASSES = change("spec.training", {"globalBatchSize": 16, "epochs": 1}, VALID_PRETRAIN)
+WITH_HELD_OUT = change(
+    "spec.training.validateEverySteps", 10, change("spec.corpus.heldOut", {}, VALID_PRETRAIN)
+)
+DRAWN_FROM = {
+    "FineTuneJob": ((VALID, TRACKED, DEEP, GROUPED, SPLIT, HELD_OUT, SCRIPT), FIELDS),
+    "PretrainJob": ((VALID_PRETRAIN, NEW_LLAMA, NEW_BERT, SHARES, PASSES, WITH_HELD_OUT), PRETRAIN_FIELDS),
+}
+"""By kind: the documents that random ones begin with, and the fields that are changed in them."""
 
 
 def grouped(size: int, **gang: int) -> Document:
@@ -300,11 +380,13 @@ GROUPS_THAT_FIT_NOT: tuple[tuple[str, Any, str, tuple[str, ...]], ...] = (
 
 
 @st.composite
-def documents(draw: st.DrawFn) -> Document:
+def documents(draw: st.DrawFn, kind: str = "FineTuneJob") -> Document:
     """A valid document with one to six fields changed, mostly to values that fit."""
-    document = draw(st.sampled_from([VALID, TRACKED, DEEP, GROUPED, HELD_OUT, SCRIPT]))
+    bases, fields = DRAWN_FROM[kind]
+    leaves = [(path, node) for path, node in fields if node.kind is not Kind.OBJECT]
+    document = draw(st.sampled_from(bases))
     for _ in range(draw(st.integers(1, 6))):
-        path, node = draw(st.sampled_from(FIELDS if draw(st.integers(0, 5)) == 0 else LEAVES))
+        path, node = draw(st.sampled_from(fields if draw(st.integers(0, 5)) == 0 else leaves))
         value = draw(values(node, draw(st.sampled_from([10, 5000, 5000, 5000, 5000]))))
         try:
             document = change(path, value, document)

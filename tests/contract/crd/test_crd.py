@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from contract.crd.specs import JOBS, VALID, change
+from contract.crd.specs import JOBS, NEW_BERT, NEW_LLAMA, PATHS, PRETRAIN_JOBS, VALID, VALID_PRETRAIN, change
 from contract.server import CRD_PATH, Client, install, shipped_crds
-from windlass.api.finetune import FineTuneJobSpec
+from windlass.api.kinds import KINDS, Kind
 from windlass.api.nodes import defaults
 
 pytestmark = pytest.mark.contract
@@ -20,25 +20,35 @@ pytestmark = pytest.mark.contract
 ROOT = Path(__file__).resolve().parents[3]
 
 
+EACH_KIND = pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+
+
+def shipped_crd(plural: str) -> dict[str, Any]:
+    return next(one for one in shipped_crds() if one["spec"]["names"]["plural"] == plural)
+
+
 def shipped_jobs() -> list[tuple[str, dict[str, Any]]]:
-    """Every FineTuneJob below examples/."""
+    """Every job below examples/."""
     return [
         (str(path.relative_to(ROOT)), document)
         for path in sorted((ROOT / "examples").rglob("*.yaml"))
         for document in yaml.safe_load_all(path.read_text())
-        if isinstance(document, dict) and document.get("kind") == "FineTuneJob"
+        if isinstance(document, dict) and document.get("kind") in KINDS
     ]
 
 
-def test_names_and_categories_are_served(api_server: Client) -> None:
+@EACH_KIND
+def test_names_and_categories_are_served(api_server: Client, kind: Kind) -> None:
     resources = api_server.get("/apis/windlass.dev/v1alpha1").expect(200)["resources"]
     served = {one["name"]: one for one in resources}
-    assert served["finetunejobs"]["shortNames"] == ["ftj"]
-    assert served["finetunejobs"]["categories"] == ["windlass"]
-    assert "finetunejobs/status" in served
+    assert served[kind.plural]["kind"] == kind.name
+    assert served[kind.plural]["shortNames"] == [kind.short]
+    assert served[kind.plural]["categories"] == ["windlass"]
+    assert f"{kind.plural}/status" in served
 
 
-def test_explain_has_a_description_for_every_field(api_server: Client) -> None:
+@EACH_KIND
+def test_explain_has_a_description_for_every_field(api_server: Client, kind: Kind) -> None:
     documents: list[dict[str, Any]] = []
 
     def is_served() -> bool:
@@ -48,11 +58,11 @@ def test_explain_has_a_description_for_every_field(api_server: Client) -> None:
         answer = api_server.get(place["serverRelativeURL"]) if place is not None else None
         if answer is None or answer.code != 200:
             return False
-        documents.append(answer.expect(200))
-        return True
+        documents.append(answer.expect(200)["components"]["schemas"])
+        return f"dev.windlass.v1alpha1.{kind.name}" in documents[-1]
 
     api_server.until(is_served)
-    schema = documents[-1]["components"]["schemas"]["dev.windlass.v1alpha1.FineTuneJob"]
+    schema = documents[-1][f"dev.windlass.v1alpha1.{kind.name}"]
     silent: list[str] = []
 
     def walk(block: dict[str, Any], path: str) -> None:
@@ -67,9 +77,9 @@ def test_explain_has_a_description_for_every_field(api_server: Client) -> None:
     assert silent == []
 
 
-def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
-    path = JOBS.format(namespace)
-    api_server.create(path, VALID).expect(201)
+def shown_with_status(client: Client, path: str, document: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """What `kubectl get` shows of a job in full swing by column, without its age; and the wide columns."""
+    client.create(path, document).expect(201)
     conditions = [
         {"type": kind, "status": "False", "reason": reason, "lastTransitionTime": "2026-01-01T00:00:00Z"}
         for kind, reason in (("Running", "Other"), ("Ready", "Training"))
@@ -79,17 +89,22 @@ def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
     ]
     status = {
         "conditions": conditions,
-        "progress": {"step": 24, "loss": 0.5, "tokensPerSecond": 12.5, "mfu": 0.25},
+        "progress": {"step": 24, "tokens": 393216, "loss": 0.5, "tokensPerSecond": 12.5, "mfu": 0.25},
         "counters": {"restarts": 2},
         "goodput": {"ratio": 0.75},
         "checkpoints": newest_first,
         "cost": {"currency": "EUR", "total": "1.5", "ratePerHour": "2", "wasted": "0"},
     }
-    api_server.merge(f"{path}/job/status", {"status": status}).expect(200)
-    table = api_server.table(path)
+    client.merge(f"{path}/job/status", {"status": status}).expect(200)
+    table = client.table(path)
     names = [column["name"] for column in table["columnDefinitions"]]
     shown = dict(zip(names, table["rows"][0]["cells"], strict=True))
     assert shown.pop("Age")
+    return shown, {column["name"] for column in table["columnDefinitions"] if column["priority"]}
+
+
+def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
+    shown, wide = shown_with_status(api_server, JOBS.format(namespace), VALID)
     assert shown == {
         "Name": "job",
         "Ready": "False",
@@ -104,8 +119,32 @@ def test_columns_show_the_summary(api_server: Client, namespace: str) -> None:
         "Cost": "1.5",
         "Model": "pvc://models/SmolLM2-135M-Instruct",
     }
-    wide = {column["name"] for column in table["columnDefinitions"] if column["priority"]}
     assert wide == {"Tokens/s", "MFU", "Checkpoint", "Cost", "Model"}
+
+
+@pytest.mark.parametrize(
+    ("document", "model"), [(VALID_PRETRAIN, "pvc://models/SmolLM2-135M"), (NEW_LLAMA, None)]
+)
+def test_columns_of_a_pretrain_job_show_its_tokens(
+    api_server: Client, namespace: str, document: dict[str, Any], model: str | None
+) -> None:
+    shown, wide = shown_with_status(api_server, PRETRAIN_JOBS.format(namespace), document)
+    assert list(shown.items()) == [
+        ("Name", "job"),
+        ("Ready", "False"),
+        ("Reason", "Training"),
+        ("Step", 24),
+        ("Tokens", 393216),
+        ("Loss", 0.5),
+        ("Tokens/s", 12.5),
+        ("MFU", 0.25),
+        ("Restarts", 2),
+        ("Goodput", 0.75),
+        ("Checkpoint", "step-00000020.i1"),
+        ("Cost", "1.5"),
+        ("Model", model),
+    ]
+    assert wide == {"Checkpoint", "Cost", "Model"}
 
 
 def test_status_and_spec_are_written_apart(api_server: Client, namespace: str) -> None:
@@ -124,11 +163,16 @@ def test_status_and_spec_are_written_apart(api_server: Client, namespace: str) -
     assert both["metadata"]["generation"] == 2
 
 
-def test_the_server_fills_in_the_defaults_of_the_models(api_server: Client, namespace: str) -> None:
-    stored = api_server.create(JOBS.format(namespace), VALID).expect(201)["spec"]
-    for name, block in defaults(FineTuneJobSpec).items():
-        assert stored[name] == block, name
-    assert FineTuneJobSpec.model_validate(stored) == FineTuneJobSpec.model_validate(VALID["spec"])
+@pytest.mark.parametrize("document", [VALID, VALID_PRETRAIN, NEW_LLAMA, NEW_BERT], ids=range(4))
+def test_the_server_fills_in_the_defaults_of_the_models(
+    api_server: Client, namespace: str, document: dict[str, Any]
+) -> None:
+    kind = document["kind"]
+    stored = api_server.create(PATHS[kind].format(namespace), document).expect(201)["spec"]
+    model = KINDS[kind].spec
+    for name, block in defaults(model).items():
+        assert stored[name] == document["spec"].get(name, block), name
+    assert model.model_validate(stored) == model.model_validate(document["spec"])
 
 
 def test_environment_merges_by_name(api_server: Client, namespace: str) -> None:
@@ -143,7 +187,7 @@ def test_environment_merges_by_name(api_server: Client, namespace: str) -> None:
 
 @pytest.mark.bad_input("B94")
 def test_a_job_from_before_a_stricter_rule_can_still_be_updated(api_server: Client, namespace: str) -> None:
-    (crd,) = shipped_crds()
+    crd = shipped_crd("finetunejobs")
     lenient = copy.deepcopy(crd)
     block = lenient["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     keep_last = block["checkpoint"]["properties"]["keepLast"]
@@ -166,18 +210,19 @@ def test_a_job_from_before_a_stricter_rule_can_still_be_updated(api_server: Clie
 @pytest.mark.parametrize(("path", "document"), shipped_jobs())
 def test_examples_are_accepted(api_server: Client, path: str, document: dict[str, Any]) -> None:
     document = change("metadata.namespace", "default", document)
-    api_server.create(JOBS.format("default"), document, dry_run=True).expect(201)
+    api_server.create(PATHS[document["kind"]].format("default"), document, dry_run=True).expect(201)
 
 
-def test_the_crd_is_established_without_complaint(api_server: Client) -> None:
-    crd = api_server.get(f"{CRD_PATH}/finetunejobs.windlass.dev").expect(200)
+@EACH_KIND
+def test_the_crd_is_established_without_complaint(api_server: Client, kind: Kind) -> None:
+    crd = api_server.get(f"{CRD_PATH}/{kind.plural}.windlass.dev").expect(200)
     conditions = {one["type"]: one["status"] for one in crd["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}
 
 
 def test_a_status_of_many_owned_fields_becomes_one_value(api_server: Client, namespace: str) -> None:
     """Jobs that ran before the upgrade have a status whose every field is owned by itself."""
-    crd = next(one for one in shipped_crds() if one["spec"]["names"]["plural"] == "finetunejobs")
+    crd = shipped_crd("finetunejobs")
     crd["metadata"]["name"] = "oldjobs.old.windlass.dev"
     crd["spec"]["group"] = "old.windlass.dev"
     crd["spec"]["names"] = {"kind": "OldJob", "listKind": "OldJobList", "plural": "oldjobs"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from contract.operator.harness import Cluster, Operator, job
+from contract.crd.specs import NEW_LLAMA, PRETRAIN_JOBS, change
+from contract.operator.harness import Cluster, Operator, job, until
 
 
 def test_a_job_becomes_pods_and_shared_objects(operator: Operator, cluster: Cluster) -> None:
@@ -24,3 +25,24 @@ def test_a_job_becomes_pods_and_shared_objects(operator: Operator, cluster: Clus
         cluster.end_pod(pod, 0, json.dumps(verdict), "Completed")
     cluster.await_reason("ft", "Completed", "Complete")
     assert cluster.condition("ft")["status"] == "True"
+
+
+def test_a_pretrain_job_runs_beside_a_fine_tune_job(operator: Operator, cluster: Cluster) -> None:
+    cluster.claims()
+    cluster.submit(job("ft"))
+    jobs = PRETRAIN_JOBS.format(cluster.namespace)
+    asked = {**job("web"), "kind": "PretrainJob", "spec": NEW_LLAMA["spec"]}
+    for path, value in (("pod.serviceAccountName", "trainer"), ("ttlSecondsAfterFinished", 0)):
+        asked = change(f"spec.{path}", value, asked)
+    made = cluster.api.create(jobs, asked).expect(201)
+    (pod,) = cluster.await_pods("web-0-1", run="web")
+    (owner,) = pod["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("PretrainJob", made["metadata"]["uid"])
+    cluster.await_pods("ft-0-1", "ft-1-2", run="ft")
+    cluster.run_pod("web-0-1")
+    verdict = {"result": "Succeeded", "step": 62, "incarnation": 1}
+    cluster.end_pod("web-0-1", 0, json.dumps(verdict), "Completed")
+    until(lambda: cluster.api.get(f"{jobs}/web").code == 404, "it ended, and went with its TTL")
+    (told,) = cluster.events("Completed")
+    assert (told["regarding"]["kind"], told["regarding"]["name"]) == ("PretrainJob", "web")
+    assert cluster.reason("ft") == "WaitingForPods", "the other job goes its own way"

@@ -56,8 +56,8 @@ RULES: list[tuple[str, Any, str]] = [
         {"globalBatchSize": 6, "microBatchSize": 4, "epochs": 1},
         "spec.training.globalBatchSize: is not divisible by the rows of one pass over all ranks (got 6 rows "
         "with 1 nodes "
-        "x 1 ranksPerNode x 4 microBatchSize = 4); allowed: a multiple of nodes x ranksPerNode x "
-        "microBatchSize. hint: "
+        "x 1 ranksPerNode x 4 microBatchSize / 1 (tensor x pipeline) = 4); allowed: a multiple of nodes x "
+        "ranksPerNode x microBatchSize / (tensor x pipeline). hint: "
         "change globalBatchSize to a multiple of 4, or microBatchSize",
     ),
     (

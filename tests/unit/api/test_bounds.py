@@ -12,6 +12,7 @@ from contract.crd.specs import ABSENT, VALID, change
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.jobs import ROOT_RULES
 from windlass.api.nodes import Node, members, read
+from windlass.api.pretrain import PretrainJobSpec
 from windlass.api.rules import PLACEHOLDER, Rule
 from windlass.api.validation import validate
 
@@ -85,7 +86,7 @@ def all_rules(node: Node) -> Iterator[Rule]:
             yield from all_rules(one.node)
 
 
-EVERY_RULE = [*ROOT_RULES, *all_rules(read(FineTuneJobSpec))]
+EVERY_RULE = [*ROOT_RULES, *all_rules(read(FineTuneJobSpec)), *all_rules(read(PretrainJobSpec))]
 
 
 def test_every_rule_becomes_cel_with_the_same_words() -> None:

@@ -150,17 +150,17 @@ def test_surprises_of_yaml_are_explained_or_harmless(lines: str, said: str | Non
         (
             {},
             "kind",
-            "no matches for this kind (got null); allowed: FineTuneJob. hint: see `kubectl api-resources`",
+            "no matches for this kind (got null); allowed: FineTuneJob, PretrainJob. hint: see `kubectl api-resources`",
         ),
         (
             {"kind": ["FineTuneJob"]},
             "kind",
-            'no matches for this kind (got ["FineTuneJob"]); allowed: FineTuneJob',
+            'no matches for this kind (got ["FineTuneJob"]); allowed: FineTuneJob, PretrainJob',
         ),
         (
             {"kind": "finetunejob"},
             "kind",
-            'no matches for this kind (got "finetunejob"); allowed: FineTuneJob. hint: did',
+            'no matches for this kind (got "finetunejob"); allowed: FineTuneJob, PretrainJob. hint: did',
         ),
         (
             {"kind": "FineTuneJob", "apiVersion": "windlass.dev/v1beta9"},

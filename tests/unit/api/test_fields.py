@@ -22,6 +22,7 @@ def told(path: str, value: Any, *more: tuple[str, Any]) -> list[str]:
 # --- numbers: (field, smallest, largest, hint, other fields that make the edges valid) ---------------
 
 STEPS = ("training", {"globalBatchSize": 16, "maxSteps": 5})
+BATCH_OF_64 = ("training", {"globalBatchSize": 64, "epochs": 1})
 NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
     ("data.sequenceLength", 8, 1_048_576, "use a length the model supports (max_position_embeddings", ()),
     ("training.globalBatchSize", 1, 1_048_576, "use a multiple of nodes x ranksPerNode x microBatchSize", ()),
@@ -119,6 +120,13 @@ NUMBERS: list[tuple[str, int, int, str, tuple[tuple[str, Any], ...]]] = [
         32_768,
         "use ranksPerNode, so that weights are gathered within a node",
         (("parallelism.strategy", "FSDP"), ("resources.nodes", 2)),
+    ),
+    (
+        "parallelism.tensor",
+        2,
+        64,
+        "at most ranksPerNode: the ranks talk to each other in every layer",
+        (("parallelism.strategy", "FSDP"), ("resources", {"nodes": 8, "ranksPerNode": 8}), BATCH_OF_64),
     ),
 ]
 
@@ -364,5 +372,6 @@ def test_every_field_of_the_spec_has_a_case_here_or_in_the_other_tables() -> Non
                 missing.append(here)
 
     walk(read(FineTuneJobSpec), "")
-    # Told elsewhere: adapters and tolerations have tables of their own in test_blocks.
-    assert {path for path in missing if not path.startswith(("adapter.", "pod.tolerations."))} == set()
+    # Told elsewhere: adapters and tolerations have tables of their own in test_blocks, pipeline is for PretrainJob.
+    elsewhere = ("adapter.", "pod.tolerations.", "parallelism.pipeline")
+    assert {path for path in missing if not path.startswith(elsewhere)} == set()

@@ -107,7 +107,11 @@ BAD = [
     ("spec.pod.env", {"A": "1"}, "spec.pod.env: has the wrong type"),
     ("spec.suspend", None, ""),
     ("spec", ABSENT, "spec: required value is missing"),
-    ("kind", "FineTunejob", 'kind: no matches for this kind (got "FineTunejob"); allowed: FineTuneJob'),
+    (
+        "kind",
+        "FineTunejob",
+        'kind: no matches for this kind (got "FineTunejob"); allowed: FineTuneJob, PretrainJob',
+    ),
     ("specs", {}, "specs: unknown field (got specs)"),
     ("metadata", None, "metadata: has the wrong type (got null)"),
     ("metadata.name", 5, "metadata.name: required value is missing (got 5)"),

@@ -132,7 +132,7 @@ def test_through_a_pod_of_its_own_when_none_runs(volume: Path, monkeypatch: pyte
     access: Any = FakeAccess(job(), pods=[pod("gone", 0, phase="Failed")])
     access.said = printed_in_pod(volume)
     assert kept_log.failed_log(access, job(), None).incarnation == 10
-    assert entered == [("a", "checkpoints"), ("left", "")]
+    assert entered == [("ftj/a", "checkpoints"), ("left", "")]
     assert [name for name, _ in access.ran] == ["reader"]
 
 

@@ -88,7 +88,7 @@ def test_a_directory_means_its_yaml_files_and_other_kinds_are_left_alone(
         ("", "-f: holds no document"),
         (
             "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n",
-            "-f: holds no job of Windlass (got Pod); allowed: FineTuneJob",
+            "-f: holds no job of Windlass (got Pod); allowed: FineTuneJob, PretrainJob",
         ),
     ],
 )

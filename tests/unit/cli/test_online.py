@@ -278,7 +278,7 @@ def api_error(code: int, body: str = "") -> ApiException:
     [
         (
             api_error(404, "404 page not found"),
-            "FineTuneJob: the cluster does not know this kind. hint: install the chart",
+            "FineTuneJob, PretrainJob: the cluster does not know these kinds. hint: install or upgrade the chart",
         ),
         (api_error(404), "a: there is no such job in namespace team"),
         (api_error(403), r"a: the API server refused \(403 Because\). hint: check your rights"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi
+from windlass.api.kinds import KINDS
 from windlass.core.reconcile import decide
 from windlass.core.settings import RenderSettings
 from windlass.shell.act import Actor
@@ -72,7 +73,7 @@ class Life:
     def load(self) -> None:
         """What lists and watches would bring by now."""
         kinds = [
-            ("finetunejobs", self.caches.jobs.of("FineTuneJob"), slim_job),
+            *((kind.plural, self.caches.jobs.of(name), slim_job) for name, kind in KINDS.items()),
             ("pods", self.caches.pods, slim_pod),
             ("persistentvolumeclaims", self.caches.claims, slim_claim),
             ("configmaps", self.caches.children["ConfigMap"], slim_child),
@@ -89,10 +90,10 @@ class Life:
         """Rounds until nothing is due; the caches see only what the operator wrote itself."""
         return await self.settle(load=lambda: None)
 
-    async def settle(self, rounds: int = 30, load: Callable[[], None] | None = None) -> int:
-        """Rounds until nothing is due now; returns how many wrote."""
+    async def settle(self, rounds: int = 30, load: Callable[[], None] | None = None, job: Key = KEY) -> int:
+        """Rounds of a job until nothing is due now; returns how many wrote."""
         wrote = 0
-        self.queue.add(KEY)
+        self.queue.add(job)
         for _ in range(rounds):
             key = self.queue.take()
             if key is None:
@@ -106,7 +107,7 @@ class Life:
                 wrote += 1
                 # Every write is seen by a watch, which brings the key back.
                 (load or self.load)()
-                self.queue.add(KEY)
+                self.queue.add(key)
         raise AssertionError("the run never comes to rest")
 
     async def close(self) -> None:

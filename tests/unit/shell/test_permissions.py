@@ -8,6 +8,7 @@ from unit.shell.conftest import Hand
 from unit.shell.fakeapi import FakeApi
 from unit.shell.life import Life, world
 from unit.shell.test_rounds import all_run, all_succeed, lose_pod, resume, status, suspend
+from windlass.api.kinds import KINDS
 from windlass.shell.endpoint import publish
 from windlass.shell.identity import Reviewer
 from windlass.shell.lease import Candidate, Elector
@@ -107,10 +108,19 @@ async def test_leading_reporting_and_reviewing_stay_within_the_rights(api: FakeA
         ("DELETE", "/api/v1/namespaces/team/pods/p", True),
         ("PATCH", "/api/v1/namespaces/team/pods/p", True),
         ("PATCH", "/api/v1/namespaces/team/pods/p/status", False),
-        ("PATCH", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft", False),
-        ("PUT", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft/status", True),
-        ("PATCH", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft/status", True),
-        ("PUT", "/apis/windlass.dev/v1alpha1/namespaces/team/finetunejobs/ft", False),
+        *(
+            (method, f"/apis/windlass.dev/v1alpha1{path}", allowed)
+            for kind in KINDS.values()
+            for method, path, allowed in (
+                ("GET", f"/{kind.plural}", True),
+                ("DELETE", f"/namespaces/team/{kind.plural}/ft", True),
+                ("POST", f"/namespaces/team/{kind.plural}", False),
+                ("PATCH", f"/namespaces/team/{kind.plural}/ft", False),
+                ("PUT", f"/namespaces/team/{kind.plural}/ft", False),
+                ("PUT", f"/namespaces/team/{kind.plural}/ft/status", True),
+                ("PATCH", f"/namespaces/team/{kind.plural}/ft/status", True),
+            )
+        ),
         ("DELETE", "/api/v1/namespaces/team/services/s", False),
         ("DELETE", "/api/v1/namespaces/team/persistentvolumeclaims/c", False),
         ("POST", "/api/v1/namespaces/team/persistentvolumeclaims", False),

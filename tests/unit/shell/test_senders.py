@@ -374,7 +374,10 @@ def test_the_first_report_is_news_and_the_next_may_be_routine() -> None:
         (b"", "body: Invalid JSON: EOF while parsing a value at line 1 column 0. hint: contract version 1"),
         (b"[]", "body: Input should be an object. hint: contract version 1"),
         (b"{}", "run: Field required. hint: contract version 1"),
-        (b'{"run": {"kind": "Job"}}', "run.kind: Input should be 'FineTuneJob'. hint: contract version 1"),
+        (
+            b'{"run": {"kind": "Job"}}',
+            "run.kind: Input should be 'FineTuneJob' or 'PretrainJob'. hint: contract version 1",
+        ),
     ],
 )
 def test_a_body_that_is_no_report_names_its_first_fault(body: bytes, message: str) -> None:

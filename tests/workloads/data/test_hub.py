@@ -204,6 +204,18 @@ def test_a_model_of_pickle_files_is_refused_before_a_byte_of_it_moves(hub: FakeH
     assert hub.count("GET", "/resolve/") == 0
 
 
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_of_a_tokenizer_no_weights_are_fetched_whatever_their_form(
+    hub: FakeHub, finder: Finder, weights: str
+) -> None:
+    hub.model("org/name").push({"config.json": b"{}", "tokenizer.json": b"{}", weights: b"w" * 5000})
+    found = finder.find(Request("hf://org/name", "spec.tokenizer.uri", "tokenizer"))
+    assert files_below(found) == {"config.json", "tokenizer.json"}
+    assert hub.count("GET", weights) == 0
+    error = refused(finder, Request("hf://org/absent", "spec.tokenizer.uri", "tokenizer"))
+    assert error.reason is Reason.MODEL_NOT_FOUND and error.message.startswith("spec.tokenizer.uri: ")
+
+
 NOT_FOUND = "check organisation, name and revision; a private one needs a secretRef."
 NO_ACCESS = "accept its licence on the hub and name a token by secretRef."
 

@@ -20,6 +20,7 @@ from windlass.api.contract import RankContext
 from windlass_workloads.data.sources import Roots
 from windlass_workloads.train import loop, tasks
 from windlass_workloads.train.failures import GuardTripped
+from windlass_workloads.train.objectives.supervised import NextToken
 
 TOP_OF_EXPONENT = 1 << 30
 
@@ -47,11 +48,18 @@ class Faulty:
         self.meets = False
         self.calls = 0
         self.per_step: list[int] = []
-        self.make_batches, self.loss_sum, self.take_step = loop.make_batches, loop.loss_sum, loop.take_step
+        self.make_batches, self.take_step = loop.make_batches, loop.take_step
+        self.loss_sum: Any = NextToken.loss_sum
         self.all_reduce = dist.all_reduce
 
     def plant(self) -> None:
-        loop.make_batches, loop.loss_sum, loop.take_step = self.batches, self.loss, self.step
+        loop.make_batches, loop.take_step = self.batches, self.step
+        faulty = self
+
+        def loss_sum(objective: NextToken, *arguments: Any, **named: Any) -> torch.Tensor:
+            return faulty.loss(objective, *arguments, **named)
+
+        NextToken.loss_sum = loss_sum  # type: ignore[method-assign]
         dist.all_reduce = self.reduce
 
     def batches(self, job: Any, step: int) -> Any:

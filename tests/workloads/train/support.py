@@ -114,10 +114,26 @@ SPEC: dict[str, Any] = {
     "checkpoint": {"store": "pvc://store", "everySteps": 3, "export": "None", "async": False},
 }
 
+PRETRAINING: dict[str, Any] = {
+    "model": {"uri": "pvc://models/tiny"},
+    "corpus": {"sources": [{"uri": "pvc://texts/a.jsonl"}, {"uri": "pvc://texts/b"}], "sequenceLength": 32},
+    "training": {"globalBatchSize": 4, "maxSteps": 6, "learningRate": "1e-2", "precision": "FP32"},
+    "checkpoint": {"store": "pvc://store", "everySteps": 3, "async": False},
+}
+NEW_LLAMA: dict[str, Any] = {
+    "model": None,
+    "architecture": {"hiddenSize": 32, "layers": 2, "heads": 4, "keyValueHeads": 2},
+    "tokenizer": {"train": {"vocabularySize": 384}},
+}
+NEW_BERT: dict[str, Any] = NEW_LLAMA | {
+    "objective": "MaskedLM",
+    "architecture": {"type": "Bert", "hiddenSize": 32, "layers": 2, "heads": 4},
+}
+
 
 @dataclass
 class Job:
-    """One FineTuneJob in a directory of its own. Volumes and the server are shared."""
+    """One job in a directory of its own. Volumes and the server are shared."""
 
     server: ForkServer
     volumes: Path
@@ -128,15 +144,16 @@ class Job:
     prepared: str | None = None
     starts: int = field(default=0)
     skipped: list[tuple[int, int]] = field(default_factory=list)
+    kind: str = "FineTuneJob"
 
     @property
     def store(self) -> Path:
-        return self.root / "store"
+        return self.root / "store" / "team" / "job" / "uid-1"
 
     def config(self) -> RunConfig:
         return RunConfig.model_validate(
             {
-                "run": {"kind": "FineTuneJob", "namespace": "team", "name": "job", "uid": "uid-1"},
+                "run": {"kind": self.kind, "namespace": "team", "name": "job", "uid": "uid-1"},
                 "attempt": 1,
                 "spec": self.spec,
                 "leaderHost": "127.0.0.1",
@@ -160,7 +177,7 @@ class Job:
         directory = self.root / f"start-{self.starts}"
         directory.mkdir(parents=True, exist_ok=True)
         store = RunStore(self.store)
-        self.store.mkdir(exist_ok=True)
+        self.store.mkdir(parents=True, exist_ok=True)
         record = Incarnation(
             incarnation=self.incarnation,
             attempt=1,

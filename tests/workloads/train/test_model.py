@@ -10,14 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.workloads.train.support import SPEC, merge
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Reason
 from windlass.api.training import Adapter, ModelSource
 from windlass_workloads.data.arrays import SplitWriter, open_split
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.data.sources import Finder, Roots
 from windlass_workloads.train.adapters import add_adapter
-from windlass_workloads.train.model import check_length, find_model, load_model, load_tokenizer
-from windlass_workloads.train.objectives.supervised import collate, loss_sum, takes_kept
+from windlass_workloads.train.model import (
+    LocalModel,
+    check_length,
+    find_model,
+    load_model,
+    load_tokenizer,
+    make_shapes,
+)
+from windlass_workloads.train.objectives.supervised import NextToken, takes_kept
 
 
 @pytest.fixture
@@ -117,15 +126,51 @@ def test_cut_off_weights_are_told(copy):
     )
 
 
+def spec_of(length):
+    return FineTuneJobSpec.model_validate(merge(SPEC, {"data": {"sequenceLength": length}}))
+
+
 @pytest.mark.bad_input("B62")
 def test_a_sequence_longer_than_the_context_is_refused(copy):
-    check_length(find(copy), 512)
-    error = refused(check_length, find(copy), 513)
+    check_length(find(copy), spec_of(512))
+    error = refused(check_length, find(copy), spec_of(513))
     assert error.reason == Reason.SEQUENCE_TOO_LONG
     assert str(error) == (
         "spec.data.sequenceLength: longer than the model's context (got 513); allowed at most 512 for "
         "pvc://models/copy. hint: set data.sequenceLength to 512 or less; longer samples are cut, or split them."
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        ({"model_type": "llama", "n_positions": 64}, 64),
+        ({"text_config": {"model_type": "gemma", "max_position_embeddings": 128}}, 128),
+        ({"model_type": "bloom"}, None),
+    ],
+)
+def test_positions_that_no_token_has_do_not_count(config, length, tmp_path):
+    assert LocalModel("x", tmp_path, config, "").context_length == length
+
+
+def test_a_model_that_looks_ahead_cannot_learn_the_next_token(tmp_path):
+    config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    for decoder in (False, True):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "is_decoder": decoder}))
+        local = LocalModel("pvc://models/b", tmp_path, config, "")
+        assert type(make_shapes(local, "MaskedLM")).__name__ == "BertForMaskedLM"
+        if decoder:
+            assert type(make_shapes(local, "CausalLM")).__name__ == "BertLMHeadModel"
+            continue
+        error = refused(make_shapes, local, "CausalLM")
+        assert (error.reason, error.message) == (
+            Reason.CONFIGURATION,
+            "spec.model.uri: this model cannot learn CausalLM (got model_type bert in pvc://models/b); allowed a model "
+            "that AutoModelForCausalLM of transformers knows and whose tokens see none after them.",
+        )
 
 
 def test_an_unknown_target_module_names_those_that_exist(copy):
@@ -153,7 +198,8 @@ def test_adapters_train_few_weights_and_never_the_head(copy, kind):
 
 def gradients(model, batches):
     model.zero_grad()
-    total = sum(loss_sum(model, batch, choose_logits=takes_kept(model)) for batch in batches)
+    objective = NextToken(packed=True, chooses_logits=takes_kept(model))
+    total = sum(objective.loss_sum(model, batch) for batch in batches)
     total.backward()
     return float(total.detach()), torch.cat([each.grad.flatten() for each in model.parameters()])
 
@@ -172,13 +218,17 @@ def test_packed_samples_have_the_gradients_of_separate_ones(copy, tmp_path):
     model = load_model(find(copy), torch.float32).train()
     packs, singles = open_split(tmp_path / "packed"), open_split(tmp_path / "plain")
     assert len(packs) == 2
-    together = gradients(model, [collate(packs, [0, 1], packed=True)])
-    alone = gradients(model, [collate(singles, [unit], packed=False) for unit in range(6)])
-    padded = gradients(model, [collate(singles, range(6), packed=False)])
+    packing, plain_rows = (
+        NextToken(packed=True, chooses_logits=True),
+        NextToken(packed=False, chooses_logits=True),
+    )
+    together = gradients(model, [packing.collate(packs, [0, 1])])
+    alone = gradients(model, [plain_rows.collate(singles, [unit]) for unit in range(6)])
+    padded = gradients(model, [plain_rows.collate(singles, range(6))])
     for loss, gradient in (together, padded):
         assert loss == pytest.approx(alone[0], rel=1e-6)
         assert float((gradient - alone[1]).norm() / alone[1].norm()) < 1e-5
-    leaky = collate(packs, [0, 1], packed=True)
+    leaky = packing.collate(packs, [0, 1])
     del leaky.inputs["attention_mask"]
     # Without restarted positions nothing tells the samples of a pack apart.
     leaky.inputs["position_ids"] = torch.arange(34).expand(2, 34)

@@ -132,6 +132,7 @@ class View:
                 "step": step,
                 "total_steps": total,
                 "loss": shown(event.loss),
+                "tokens": event.tokens_so_far,
                 "learning_rate": event.learning_rate,
                 "tokens_per_second": shown(rate),
                 "mfu": shown(event.mfu),

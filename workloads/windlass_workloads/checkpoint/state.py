@@ -7,6 +7,7 @@ kept; the base model comes from its own files. Must never be asked before the fi
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -102,6 +103,17 @@ class TorchState:
         self.counters.update(plain["counters"])
         if self.scheduler is not None and plain["scheduler"] is not None:
             self.scheduler.load_state_dict(plain["scheduler"])
+
+
+class StageState(TorchState):
+    """The state of a run whose ranks hold different weights, under the names that the whole model gives them.
+
+    Settings of the optimizer go by weight: what one rank says of its groups is not what another needs.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.options = replace(self.options, flatten_optimizer_state_dict=True)
 
 
 def is_plain(value: Any) -> bool:

@@ -23,6 +23,7 @@ from windlass_workloads.checkpoint.errors import STORE_FIELD, StoreUnusable
 INCARNATIONS: Final = "incarnations"
 PREPARED: Final = "prepared"
 MODEL: Final = "model.json"
+INITIAL: Final = "initial"
 TRASH: Final = "trash"
 OUTPUT: Final = "output"
 LOGS: Final = "logs"

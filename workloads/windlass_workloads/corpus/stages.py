@@ -29,7 +29,7 @@ from windlass_workloads.data.read import Limits
 
 Twins = dict[str, dict[int, int]]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 INDEX: Final = "corpus.json"
 THRESHOLD: Final = 0.8
 PIECE_BYTES: Final = 16 << 20
@@ -193,7 +193,7 @@ def publish(recipe: Recipe, temporary: Path, signed: list[Sign], shards: list[Sh
         if report["documents"]:
             name = f"{len(files):06d}.parquet"
             link_or_copy(task.directory / SHARD, temporary / name)
-            files.append({"name": name, **report})
+            files.append({"name": name, "source": task.source, **report})
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     sheet = datasheet.sheet([spelled(source.path.name) for source in recipe.sources], signed, shards, twins)
     index = {"digest": f"sha256:{digest}", "recipe": recipe.to_wire(), "shards": files, **sheet}

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,11 @@ class Index:
     sizes: dict[str, int]
     warnings: list[str]
     format: int = FORMAT
+    train_parts: list[int] = field(default_factory=list)
+    """Units of each source, which stand one after another; of data that are mixed row by row, none."""
+    validation_parts: list[int] = field(default_factory=list)
+    vocabulary: dict[str, Any] | None = None
+    """What the objective needs to know of the tokenizer, where it hides tokens."""
 
 
 class SplitWriter:
@@ -104,9 +109,9 @@ class SplitWriter:
         for name, table in tables.items():
             with (self.directory / f"{name}.bin").open("wb") as file:
                 file.write(table.astype(np.int64).tobytes())
-                _sync(file)
+                flush(file)
         for file in (self._tokens, self._learned):
-            _sync(file)
+            flush(file)
             file.close()
 
     def close(self) -> None:
@@ -115,7 +120,8 @@ class SplitWriter:
         self._learned.close()
 
 
-def _sync(file: Any) -> None:
+def flush(file: Any) -> None:
+    """Have what was written on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -150,7 +156,7 @@ def write_index(directory: Path, index: Index) -> None:
     temporary = directory / f"{INDEX}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(asdict(index), file, indent=1, sort_keys=True)
-        _sync(file)
+        flush(file)
     temporary.rename(directory / INDEX)
 
 
@@ -172,13 +178,16 @@ def _size(path: Path) -> int:
 
 
 def open_split(directory: Path) -> Split:
-    """Maps the arrays of one split; an empty file maps to an empty array."""
+    """Maps the arrays of one split; an empty file maps to an empty array, of `learned` to one that is true."""
     arrays = {}
     for name, kind in FILES.items():
         path = directory / f"{name}.bin"
         arrays[name] = (
             np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)
         )
+    if not len(arrays["learned"]):
+        # Of rows of text every token is learned, and nothing is written of it.
+        arrays["learned"] = np.broadcast_to(np.bool_(True), arrays["tokens"].shape)
     return Split(**arrays)
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from math import gcd
 
+from windlass.api.corpus import PARTS
 from windlass.core.skipped_windows import position
 
 ROUNDS = 6
@@ -23,9 +26,9 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def round_keys(seed: int, data_pass: int) -> tuple[int, ...]:
-    """Keys of the network for one pass over the data."""
-    digest = hashlib.sha512(f"windlass order {seed} {data_pass}".encode()).digest()
+def round_keys(seed: int, name: int | str) -> tuple[int, ...]:
+    """Keys of the network for one permutation: of a pass over the data by its number, of others by a name."""
+    digest = hashlib.sha512(f"windlass order {seed} {name}".encode()).digest()
     return tuple(int.from_bytes(digest[8 * index : 8 * index + 8], "big") for index in range(ROUNDS))
 
 
@@ -45,16 +48,35 @@ def permute(index: int, size: int, keys: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Samples [first, first + size) that are one source of a mix; `weight` positions of each block are theirs."""
+
+    first: int
+    size: int
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
-    """Samples in training order. `skipped` are windows [first, last) of positions that are left out, sorted."""
+    """Samples in training order. `skipped` are windows [first, last) of positions that are left out, sorted.
+
+    Without parts all samples are one. A mix goes by blocks of as many positions as its weights sum to: in each block
+    every part has as many places as its weight, in an order that the seed and the block's number choose, and takes
+    its own samples for them, pass after pass. So the shares are exact over each block, whatever the parts' sizes, and
+    a part is passed over before it repeats, but for the order within a block in which one pass ends.
+    """
 
     seed: int
     size: int
     skipped: tuple[tuple[int, int], ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size: an order needs samples (got {self.size}); allowed at least 1.")
+        empty = next((part for part in self.parts if part.size < 1 or part.weight < 1), None)
+        if empty is not None:
+            raise ValueError(f"parts: each needs samples and a weight (got {empty}); allowed at least 1.")
 
     def position(self, count: int) -> int:
         """Position of the count-th sample that is trained on: count, moved behind all skipped windows."""
@@ -62,20 +84,41 @@ class Order:
 
     def sample(self, count: int) -> int:
         """Index of the count-th sample that is trained on, from zero, over all passes."""
-        data_pass, index = divmod(self.position(count), self.size)
-        return permute(index, self.size, round_keys(self.seed, data_pass))
+        return self._at(self.position(count), {})
 
     def batch(self, step: int, global_batch_size: int) -> list[int]:
         """Samples of the global batch of a step; steps count from 1. A batch may reach into the next pass."""
         first = (step - 1) * global_batch_size
-        keys: dict[int, tuple[int, ...]] = {}
-        samples = []
-        for count in range(first, first + global_batch_size):
-            data_pass, index = divmod(self.position(count), self.size)
-            if data_pass not in keys:
-                keys[data_pass] = round_keys(self.seed, data_pass)
-            samples.append(permute(index, self.size, keys[data_pass]))
-        return samples
+        keys: dict[str, tuple[int, ...]] = {}
+        return [self._at(self.position(count), keys) for count in range(first, first + global_batch_size)]
+
+    def _at(self, place: int, keys: dict[str, tuple[int, ...]]) -> int:
+        """The sample at a position."""
+        if not self.parts:
+            data_pass, index = divmod(place, self.size)
+            return permute(index, self.size, self._keys(f"{data_pass}", keys))
+        block_size = sum(part.weight for part in self.parts)
+        block, index = divmod(place, block_size)
+        spot = permute(index, block_size, self._keys(f"block {block}", keys))
+        for number, part in enumerate(self.parts):
+            if spot < part.weight:
+                data_pass, index = divmod(block * part.weight + spot, part.size)
+                return part.first + permute(index, part.size, self._keys(f"part {number} {data_pass}", keys))
+            spot -= part.weight
+        raise AssertionError("a place of a block is of no part")
+
+    def _keys(self, name: str, known: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """Keys of one permutation, made once for a batch."""
+        if name not in known:
+            known[name] = round_keys(self.seed, name)
+        return known[name]
+
+
+def shares(weights: Sequence[str]) -> list[int]:
+    """Shares, decimals of at most four places, as the smallest whole numbers of the same proportion."""
+    parts = [round(Decimal(weight) * PARTS) for weight in weights]
+    common = gcd(*parts)
+    return [part // common for part in parts]
 
 
 def total_steps(size: int, *, global_batch_size: int, epochs: int | None, max_steps: int | None) -> int:

@@ -18,7 +18,8 @@ from windlass.api.meta import FailureClass, Reason
 from windlass_workloads.data.errors import WorkloadError, first_line
 from windlass_workloads.data.sources import NOT_FOUND, Found, Request
 
-MODEL_FILES = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+WEIGHT_FILES = ["*.safetensors"]
+TOKENIZER_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,10 @@ def parse_hub_name(request: Request, rest: str) -> HubName:
 def find_on_hub(
     request: Request, rest: str, *, cache: Path, token: str | None, progress: Callable[[str], None]
 ) -> Found:
-    """Downloads a model (whole repository, safe files only) or one data file; says where it is in the cache."""
+    """Downloads a model (whole repository, safe files only), what of it is a tokenizer, or one data file.
+
+    Says where it is in the cache.
+    """
     from huggingface_hub import HfApi
 
     name = parse_hub_name(request, rest)
@@ -55,7 +59,7 @@ def find_on_hub(
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=token or False)
     progress(f"looking up {request.uri}")
     try:
-        if request.kind == "model":
+        if request.kind != "data":
             return _download_model(hub, request, name, cache=cache, progress=progress)
         if not name.path:
             raise WorkloadError(
@@ -79,12 +83,14 @@ def _download_model(
     """Everything at one commit, also when somebody pushes meanwhile."""
     info = hub.repo_info(name.repository, revision=name.revision)
     files = [each.rfilename for each in info.siblings]
-    check_safe(request, files)
-    progress(
-        f"downloading {sum(file.endswith('.safetensors') for file in files)} weight files of {request.uri}"
-    )
+    wanted = TOKENIZER_FILES
+    if request.kind == "model":
+        check_safe(request, files)
+        wanted = WEIGHT_FILES + TOKENIZER_FILES
+        count = sum(file.endswith(".safetensors") for file in files)
+        progress(f"downloading {count} weight files of {request.uri}")
     path = hub.snapshot_download(
-        name.repository, revision=info.sha, cache_dir=cache, allow_patterns=MODEL_FILES, max_workers=2
+        name.repository, revision=info.sha, cache_dir=cache, allow_patterns=wanted, max_workers=2
     )
     progress(f"downloaded {request.uri} at {info.sha}")
     return Found(Path(path), info.sha)

@@ -16,8 +16,12 @@ from windlass.api.meta import SECRET_ROOT, VOLUME_ROOT, Reason
 from windlass.api.training import SecretReference
 from windlass_workloads.data.errors import WorkloadError
 
-Kind = Literal["model", "data"]
-NOT_FOUND = {"model": Reason.MODEL_NOT_FOUND, "data": Reason.DATA_NOT_FOUND}
+Kind = Literal["model", "tokenizer", "data"]
+NOT_FOUND = {
+    "model": Reason.MODEL_NOT_FOUND,
+    "tokenizer": Reason.MODEL_NOT_FOUND,
+    "data": Reason.DATA_NOT_FOUND,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,24 @@ from windlass_workloads.checkpoint.store import PREPARED, RunStore
 from windlass_workloads.checkpoint.writer import CheckpointWriter
 from windlass_workloads.data.arrays import Index, Split, open_prepared, open_split
 from windlass_workloads.data.errors import WorkloadError
-from windlass_workloads.data.order import Order
+from windlass_workloads.data.order import Order, Part, shares
 from windlass_workloads.data.sources import Finder, Roots
 from windlass_workloads.train import ahead, meters
 from windlass_workloads.train.build import build
 from windlass_workloads.train.guards import Watch
 from windlass_workloads.train.model import LocalModel, check_length
+from windlass_workloads.train.objectives.batch import Objective
+from windlass_workloads.train.objectives.masked import Masked, Vocabulary
+from windlass_workloads.train.objectives.supervised import NextToken
 from windlass_workloads.train.pin import pinned_model
 from windlass_workloads.train.plan import Shape, shape_of
 from windlass_workloads.train.precision import Choice, choose
 from windlass_workloads.train.runtime import Runtime, hardware_of
 from windlass_workloads.train.schedule import Schedule, schedule_of
 from windlass_workloads.train.strategies.base import Setting, Strategy
+
+Windows = tuple[tuple[int, int], ...]
+"""Positions [first, last) of the order that are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Assembly:
     writer: CheckpointWriter
     work: meters.Work
     parameters: tuple[int, int]
-    chooses_logits: bool
+    objective: Objective
     watch: Watch
     counters: dict[str, int] = field(default_factory=dict)
 
@@ -80,9 +87,30 @@ def open_data(config: RunConfig, name: str) -> Prepared:
     return Prepared(index, open_split(directory / "train"), open_split(directory / "validation"))
 
 
+def order_of(spec: TrainingJobSpec, index: Index, skipped: Windows) -> Order:
+    """The order of the prepared rows; by their shares, where the sources have some."""
+    weights = spec.shares
+    if not weights:
+        return Order(spec.training.seed, index.train_units, skipped)
+    firsts = accumulate(index.train_parts, initial=0)
+    parts = (Part(*row) for row in zip(firsts, index.train_parts, shares(weights), strict=False))
+    return Order(spec.training.seed, index.train_units, skipped, tuple(parts))
+
+
+def objective_of(spec: TrainingJobSpec, index: Index, *, chooses_logits: bool) -> Objective:
+    """What is optimised."""
+    if index.vocabulary is not None:
+        return Masked(Vocabulary.from_wire(index.vocabulary), spec.training.seed)
+    return NextToken(index.packed, chooses_logits, float(spec.z_loss or 0))
+
+
 def make_strategy(model: Any, setting: Setting) -> Strategy:
     """The spec's strategy around the model. Its library is imported only when it is used."""
     name = setting.spec.parallelism.strategy
+    if setting.spec.parallelism.pipeline is not None:
+        from windlass_workloads.train.strategies.pipeline import Pipeline
+
+        return Pipeline(model, setting)
     if name == "FSDP":
         from windlass_workloads.train.strategies.fsdp import FSDP
 
@@ -101,7 +129,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
     context, spec = runtime.context, runtime.context.config.spec
     data = open_data(context.config, context.prepared or "")
     local = pinned_model(context.config, finder_of(context.config, roots))
-    check_length(local, spec.sequence_length)
+    check_length(local, spec)
     choice = choose(spec.training.precision, hardware_of(runtime.device))
     shape = shape_of(context.config, data.index, context.world_size)
     built = ahead.take(local, spec, choice.precision) or build(local, spec, choice.precision)
@@ -138,7 +166,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
         spec=spec,
         local_model=local,
         data=data,
-        order=Order(spec.training.seed, data.index.train_units, skipped),
+        order=order_of(spec, data.index, skipped),
         shape=shape,
         schedule=schedule_of(spec.training, shape.total_steps),
         choice=choice,
@@ -146,7 +174,7 @@ def assemble(runtime: Runtime, roots: Roots) -> Assembly:
         writer=writer,
         work=built.work,
         parameters=built.parameters,
-        chooses_logits=built.chooses_logits,
+        objective=objective_of(spec, data.index, chooses_logits=built.chooses_logits),
         watch=Watch(spec.guards, seen),
         counters=counters,
     )
@@ -169,7 +197,7 @@ def check_same(
     facts = (
         ("spec.training.globalBatchSize", manifest.global_batch_size, spec.training.global_batch_size),
         ("spec.training.seed", manifest.seed, spec.training.seed),
-        ("spec.data.sources", manifest.data_digest or index.digest, index.digest),
+        (f"spec.{spec.rows_block}.sources", manifest.data_digest or index.digest, index.digest),
         ("spec.model.uri", manifest.model_digest or model_digest, model_digest),
     )
     for field_name, saved, now in facts:

@@ -37,7 +37,7 @@ def weights_type(spec: TrainingJobSpec, precision: str) -> torch.dtype:
 
 def build(local: LocalModel, spec: TrainingJobSpec, precision: str) -> Built:
     """The model of a spec. New weights depend on the seed alone, on every rank alike."""
-    model = load_model(local, weights_type(spec, precision))
+    model = load_model(local, weights_type(spec, precision), spec.objective)
     if spec.training.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if spec.adapter is not None:

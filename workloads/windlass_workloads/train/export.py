@@ -17,11 +17,12 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 
+from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.status import Output
 from windlass_workloads.checkpoint.store import OUTPUT, sync_directory
 from windlass_workloads.data.prepare import file_digest
 from windlass_workloads.train.assembly import Assembly
-from windlass_workloads.train.model import LocalModel, load_model, load_tokenizer
+from windlass_workloads.train.model import FIELD, LocalModel, load_model, load_tokenizer, read_tokenizer
 
 DIGESTS = "digests.json"
 SHARD_BYTES = 5_000_000_000
@@ -62,7 +63,7 @@ def main_part(job: Assembly) -> str:
 
 def write_output(job: Assembly, weights: dict[str, torch.Tensor], directory: Path) -> None:
     """Adapter, merged model or model below the directory, each loadable by itself."""
-    tokenizer, _ = load_tokenizer(job.local_model)
+    tokenizer = tokenizer_of(job)
     if job.spec.adapter is None:
         save_model(job.strategy.module, weights, job.local_model, directory / MODEL)
         tokenizer.save_pretrained(directory / MODEL)
@@ -72,6 +73,14 @@ def write_output(job: Assembly, weights: dict[str, torch.Tensor], directory: Pat
     if job.spec.merges_adapter:
         merge(job.local_model, directory / ADAPTER, directory / MERGED)
         tokenizer.save_pretrained(directory / MERGED)
+
+
+def tokenizer_of(job: Assembly) -> Any:
+    """The model's tokenizer; where it was taught to talk, with a chat template, its own or a plain one."""
+    local = job.local_model
+    if isinstance(job.spec, FineTuneJobSpec):
+        return load_tokenizer(local)[0]
+    return read_tokenizer(local.directory, field=FIELD, uri=local.uri)
 
 
 def unwrap(module: Any) -> Any:
@@ -120,7 +129,9 @@ def save_model(module: Any, weights: dict[str, torch.Tensor], base: LocalModel, 
     model.config.save_pretrained(directory)
     if model.can_generate():
         model.generation_config.save_pretrained(directory)
-    saved = {name: cast[name].contiguous() for name in cast if name in names}
+    # Of a model that is cut into stages, weights of others come with their names; a tied one is left out here.
+    held = set(model.state_dict())
+    saved = {name: cast[name].contiguous() for name in cast if name in names or name not in held}
     save_torch_state_dict(saved, directory, max_shard_size=SHARD_BYTES)
     fix_config(directory / "config.json", kept)
 

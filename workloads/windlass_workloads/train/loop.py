@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 
@@ -30,10 +31,11 @@ from windlass_workloads.train.assembly import Assembly, assemble
 from windlass_workloads.train.export import export
 from windlass_workloads.train.guards import Sight
 from windlass_workloads.train.meters import StepTimer
-from windlass_workloads.train.objectives.supervised import Batch, collate, loss_sum, move
+from windlass_workloads.train.objectives.batch import IGNORED, Batch, move
 from windlass_workloads.train.own_time import OwnTime
 from windlass_workloads.train.plan import make_plan, with_sizes
 from windlass_workloads.train.ports import Channel, Reporter
+from windlass_workloads.train.strategies.base import Pipelined
 from windlass_workloads.train.tracking import Tracker, open_tracker
 
 STOP_CHECK_BATCHES = 8
@@ -144,24 +146,35 @@ def take_step(
     timer.wait_over(began)
     if begin is not None:
         begin(step)
-    loss = torch.zeros((), device=job.runtime.device)
-    for place, batch in enumerate(batches):
-        last = place == len(batches) - 1
-        with job.strategy.micro_batch(last=last):
-            own.forward()
-            part = loss_sum(job.strategy.forward, batch, choose_logits=job.chooses_logits) / totals.targets
-            own.backward(last=last)
-            job.strategy.backward(part, last=last)
-        loss += part.detach()
+    loss = accumulate(job, batches, totals.targets, own)
     rate = job.schedule.rate(step)
     norm = job.strategy.measure()
     asked = float(job.runtime.channel.save_requested)
-    whole_loss, stop, bad = job.runtime.sum_over_ranks(float(loss), asked, float(not math.isfinite(norm)))
+    told, stop, bad = job.runtime.sum_over_ranks(float(loss), asked, float(not math.isfinite(norm)))
+    whole_loss = told / job.strategy.tellers
     units = partial(job.order.batch, step, job.spec.training.global_batch_size)
     spike = job.watch.judge(Sight(step, whole_loss, bad, rate, units))
     norm = job.strategy.step(rate)
     timer.own = own.seconds()
     return Done(whole_loss, norm, rate, totals.tokens, totals.squares, stop > 0, spike)
+
+
+def accumulate(job: Assembly, batches: list[Batch], targets: int, own: OwnTime) -> torch.Tensor:
+    """Gradients of a step's micro-batches; this rank's part of the loss."""
+    if isinstance(job.strategy, Pipelined):
+        own.forward()
+        own.backward(last=True)
+        return job.strategy.run(batches, job.objective, targets)
+    loss = torch.zeros((), device=job.runtime.device)
+    for place, batch in enumerate(batches):
+        last = place == len(batches) - 1
+        with job.strategy.micro_batch(last=last):
+            own.forward()
+            part = job.objective.loss_sum(job.strategy.forward, batch) / targets
+            own.backward(last=last)
+            job.strategy.backward(part, last=last)
+        loss += part.detach()
+    return loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,20 +191,27 @@ def make_batches(job: Assembly, step: int) -> tuple[list[Batch], Totals]:
     split, training = job.data.train, job.spec.training
     units = job.order.batch(step, training.global_batch_size)
     lengths = [int(split.unit_lengths[unit]) for unit in units]
-    context = job.runtime.context
-    mine = deal(units, lengths, micro=training.micro_batch_size, world=context.world_size)[context.rank]
+    runtime = job.runtime
+    mine = deal(units, lengths, micro=training.micro_batch_size, world=runtime.readers)[runtime.reader]
     totals = Totals(
         tokens=sum(lengths),
-        targets=sum(int(split.unit_targets[unit]) for unit in units),
+        # Rows of special tokens alone hide none, and a batch of such rows is worth nothing.
+        targets=max(1, sum(int(split.unit_targets[unit]) for unit in units)),
         squares=sum(length * length for length in lengths),
     )
     shortest = units[lengths.index(min(lengths))]
-    return [make_batch(job, split, group, filler=shortest) for group in mine], totals
+    return [make_batch(job, split, group, filler=shortest, step=step) for group in mine], totals
 
 
-def make_batch(job: Assembly, split: Split, units: Sequence[int], *, filler: int) -> Batch:
+def make_batch(job: Assembly, split: Split, units: Sequence[int], *, filler: int, step: int = 0) -> Batch:
     """A micro-batch on the device; without units one that counts for nothing."""
-    batch = collate(split, units or [filler], packed=job.data.index.packed, weight=1.0 if units else 0.0)
+    if isinstance(job.strategy, Pipelined):
+        # What passes between stages is of one size.
+        rows = job.spec.training.micro_batch_size
+        batch = job.objective.collate(split, [*units, *([filler] * (rows - len(units)))], step=step)
+        batch.targets[len(units) :] = IGNORED
+        return move(batch, job.runtime.device)
+    batch = job.objective.collate(split, units or [filler], step=step, weight=1.0 if units else 0.0)
     return move(batch, job.runtime.device)
 
 
@@ -219,6 +239,7 @@ def tell_step(
         step,
         loss=done.loss,
         tokens=done.tokens,
+        tokens_so_far=job.counters["tokens"],
         seconds=seconds,
         own_seconds=timer.own,
         data_wait_seconds=timer.data_wait,
@@ -246,24 +267,41 @@ def tell_step(
 
 def validate(job: Assembly) -> float | None:
     """Mean loss per learned token of the validation split; None when a stop was asked for meanwhile. Collective."""
-    split, context = job.data.validation, job.runtime.context
+    split, runtime = job.data.validation, job.runtime
     units = list(range(len(split)))
     lengths = [int(length) for length in split.unit_lengths]
-    mine = deal(units, lengths, micro=job.spec.training.micro_batch_size, world=context.world_size)[
-        context.rank
+    mine = deal(units, lengths, micro=job.spec.training.micro_batch_size, world=runtime.readers)[
+        runtime.reader
     ]
     job.strategy.module.eval()
-    total = 0.0
+    total, passes = 0.0, job.shape.accumulation if isinstance(job.strategy, Pipelined) else 1
     try:
         with torch.no_grad():
-            for place, group in enumerate(mine):
-                if place % STOP_CHECK_BATCHES == 0 and job.runtime.stop_agreed():
+            for place, groups in enumerate(batched(mine, passes)):
+                if place * passes % STOP_CHECK_BATCHES < passes and runtime.stop_agreed():
                     return None
-                batch = make_batch(job, split, group, filler=0)
-                total += float(loss_sum(job.strategy.forward, batch, choose_logits=job.chooses_logits))
+                # As many as a step has: a pipeline is made for so many.
+                filled = [*groups, *([[]] * (passes - len(groups)))] if passes > 1 else groups
+                total += evaluated(job, [make_batch(job, split, group, filler=0) for group in filled])
     finally:
         job.strategy.module.train()
-    return job.runtime.sum_over_ranks(total)[0] / int(split.unit_targets.sum())
+    return runtime.sum_over_ranks(total)[0] / job.strategy.tellers / max(1, int(split.unit_targets.sum()))
+
+
+def batched(items: Sequence[list[int]], size: int) -> Iterator[list[list[int]]]:
+    """Items so many at a time."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def evaluated(job: Assembly, batches: list[Batch]) -> float:
+    """The summed loss of some batches."""
+    if isinstance(job.strategy, Pipelined):
+        return job.strategy.evaluate(batches, job.objective)
+    return sum(
+        float(job.objective.loss_sum(job.strategy.forward, batch, learning=False)) for batch in batches
+    )
 
 
 def stop_here(job: Assembly, report: Reporter, *, step: int, saved: int) -> None:

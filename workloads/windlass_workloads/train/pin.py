@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from windlass.api.contract import RunConfig
 from windlass.api.meta import Reason
 from windlass.api.training import ModelSource
-from windlass_workloads.checkpoint.store import MODEL, RunStore
+from windlass_workloads.checkpoint.store import INITIAL, MODEL, RunStore
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.data.sources import Finder, Request
 from windlass_workloads.train.model import FIELD, LocalModel, find_model, read_model
@@ -44,7 +44,10 @@ def pin_model(config: RunConfig, finder: Finder) -> LocalModel:
 
 def pinned_model(config: RunConfig, finder: Finder) -> LocalModel:
     """The run's model for ranks, without the network: on its claim, or where prepare put it."""
-    source, store = started_from(config), RunStore(config.store_path)
+    store = RunStore(config.store_path)
+    if config.spec.start is None:
+        return new_model(config)
+    source = config.spec.start
     if source.uri.startswith("pvc://"):
         return find_model(source, finder)
     data = store.read(MODEL)
@@ -60,6 +63,14 @@ def pinned_model(config: RunConfig, finder: Finder) -> LocalModel:
     return local
 
 
+def new_model(config: RunConfig) -> LocalModel:
+    """The model that prepare made for this run."""
+    origin, directory = config.spec.origin, RunStore(config.store_path).path(INITIAL)
+    if not directory.is_dir():
+        raise _lost(origin, f"{INITIAL} is missing", field="spec.architecture")
+    return read_model(origin, directory)
+
+
 def started_from(config: RunConfig) -> ModelSource:
     """The model that the spec names."""
     start = config.spec.start
@@ -68,9 +79,9 @@ def started_from(config: RunConfig) -> ModelSource:
     return start
 
 
-def _lost(uri: str, what: str) -> WorkloadError:
+def _lost(uri: str, what: str, *, field: str = FIELD) -> WorkloadError:
     return WorkloadError(
         Reason.MODEL_NOT_FOUND,
-        f"{FIELD}: the run's copy of its model in the checkpoint store is gone (got {uri}): {what}.",
+        f"{field}: the run's copy of its model in the checkpoint store is gone (got {uri}): {what}.",
         hint="create a new job; what is in a run's directory of the store must not be changed while it exists.",
     )

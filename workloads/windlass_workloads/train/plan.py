@@ -39,7 +39,7 @@ def shape_of(config: RunConfig, index: Index, world_size: int) -> Shape:
             max_steps=config.spec.known_steps,
         ),
         world_size=world_size,
-        accumulation=-(-micro_batches // world_size),
+        accumulation=-(-micro_batches // (world_size // config.spec.parallelism.copies)),
     )
 
 

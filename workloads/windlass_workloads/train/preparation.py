@@ -5,21 +5,26 @@ Runs on one rank in the leader's pod before any other rank starts, so that bad i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from windlass.api.contract import RankContext
+from windlass.api.contract import RankContext, RunConfig
 from windlass.api.finetune import FineTuneJobSpec
 from windlass.api.meta import Phase
+from windlass.api.pretrain import PretrainJobSpec
 from windlass_workloads.checkpoint.store import PREPARED
-from windlass_workloads.data.arrays import open_split
+from windlass_workloads.data.arrays import Index, open_split
 from windlass_workloads.data.errors import StopRequested
 from windlass_workloads.data.prepare import Preparation, prepare
-from windlass_workloads.data.sources import Roots
+from windlass_workloads.data.sources import Finder, Roots
+from windlass_workloads.train import pretraining
 from windlass_workloads.train.adapters import add_adapter
 from windlass_workloads.train.assembly import finder_of
 from windlass_workloads.train.meters import count_parameters
 from windlass_workloads.train.model import (
+    LocalModel,
     check_length,
+    check_vocabulary,
     load_tokenizer,
     make_shapes,
     tokenizer_digest,
@@ -45,27 +50,14 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     finder = finder_of(context.config, roots)
     choice = choose(spec.training.precision, hardware_of(pick_device(context)))
     check()
-    local = pin_model(context.config, finder)
-    check_length(local, spec.sequence_length)
-    tokenizer, warnings = load_tokenizer(local)
-    model = make_shapes(local)
+    if isinstance(spec, PretrainJobSpec):
+        local, index = pretraining.prepare(pretraining.Work(context.config, spec, finder, check))
+    else:
+        local, index = prepare_samples(context.config, finder, check)
+    model = make_shapes(local, spec.objective)
     if spec.adapter is not None:
         model = add_adapter(model, spec.adapter, base=spec.origin)
     parameters, trained = count_parameters(model)
-    if not isinstance(spec, FineTuneJobSpec):
-        raise TypeError(f"run.kind: has no preparation (got {context.config.run.kind})")
-    index = prepare(
-        Preparation(
-            data=spec.data,
-            seed=spec.training.seed,
-            tokenizer=tokenizer,
-            tokenizer_digest=tokenizer_digest(tokenizer),
-            finder=finder,
-            directory=Path(context.config.store_path) / PREPARED,
-            check=check,
-            warnings=tuple(warnings),
-        )
-    )
     world = spec.resources.nodes * spec.resources.ranks_per_node
     shape = shape_of(context.config, index, world)
     plan = make_plan(shape, index, choice, parameters=parameters, trained=trained)
@@ -73,3 +65,28 @@ def run(context: RankContext, channel: Channel, roots: Roots) -> None:
     report.plan(with_sizes(plan, spec, local.config, train))
     report.prepared(index.name)
     report.done(0)
+
+
+def prepare_samples(config: RunConfig, finder: Finder, check: Callable[[], None]) -> tuple[LocalModel, Index]:
+    """Model and rows of a FineTuneJob."""
+    spec = config.spec
+    if not isinstance(spec, FineTuneJobSpec):
+        raise TypeError(f"run.kind: has no samples (got {config.run.kind})")
+    local = pin_model(config, finder)
+    check_length(local, spec)
+    tokenizer, warnings = load_tokenizer(local)
+    make_shapes(local, spec.objective)
+    check_vocabulary(local, tokenizer)
+    index = prepare(
+        Preparation(
+            data=spec.data,
+            seed=spec.training.seed,
+            tokenizer=tokenizer,
+            tokenizer_digest=tokenizer_digest(tokenizer),
+            finder=finder,
+            directory=Path(config.store_path) / PREPARED,
+            check=check,
+            warnings=tuple(warnings),
+        )
+    )
+    return local, index

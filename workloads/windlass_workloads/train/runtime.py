@@ -41,6 +41,21 @@ class Runtime:
         return peak_of(torch.cuda.get_device_name(self.device)) if self.device.type == "cuda" else None
 
     @property
+    def copies(self) -> int:
+        """Ranks that work on the same rows together, each on its part of the model. They are neighbours."""
+        return self.context.config.spec.parallelism.copies
+
+    @property
+    def readers(self) -> int:
+        """How many of such groups share the rows of a step among them."""
+        return self.context.world_size // self.copies
+
+    @property
+    def reader(self) -> int:
+        """The number of this rank's group."""
+        return self.context.rank // self.copies
+
+    @property
     def is_first(self) -> bool:
         """Whether this is rank 0, which speaks for all."""
         return self.context.rank == 0

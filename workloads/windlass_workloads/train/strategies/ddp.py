@@ -29,6 +29,7 @@ class DDP:
     """torch's DistributedDataParallel; a single rank goes without."""
 
     name = "DDP"
+    tellers = 1
     meeting = Meeting.LAST_BACKWARD
 
     def __init__(self, model: Any, setting: Setting) -> None:

@@ -129,6 +129,7 @@ class DeepSpeed:
         self.stage = setting.spec.parallelism.zero_stage or DEFAULT_STAGE
         self.name = f"ZeRO-{self.stage}"
         # Stage 3 gathers weights for each layer; below, gradients may be reduced in any backward.
+        self.tellers = 1
         self.meeting = Meeting.FORWARD if self.stage == 3 else Meeting.BACKWARD
         model = model.to(setting.device)
         self.engine, *_ = deepspeed.initialize(

@@ -30,9 +30,12 @@ from windlass_workloads.train.strategies.base import (
     norm_of,
     set_rate,
 )
+from windlass_workloads.train.strategies.tensor import split_layers
 
 REPLICATE = "replicate"
 SHARD = "shard"
+TENSOR = "tensor"
+PIPE = "pipe"
 
 
 class FSDP:
@@ -47,6 +50,12 @@ class FSDP:
         if setting.precision == "BF16":
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         mesh = mesh_of(setting)
+        self.tellers = setting.spec.parallelism.tensor or 1
+        if self.tellers > 1:
+            split_layers(model, mesh[TENSOR])
+        if setting.spec.parallelism.copies > 1:
+            mesh = mesh[SHARD]
+        self.readers = mesh.size()
         for layer in decoder_layers(model):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         self.module: Any = fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -72,7 +81,7 @@ class FSDP:
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """FSDP takes the mean over ranks; the sum is wanted."""
-        (loss * self.setting.world_size).backward()
+        (loss * self.readers).backward()
 
     def measure(self) -> float:
         """The norm over all shards, which every rank gets."""
@@ -110,8 +119,15 @@ class FSDP:
 
 
 def mesh_of(setting: Setting) -> DeviceMesh:
-    """All ranks as one group, or groups of shardGroupSize neighbours. Collective; WorkloadError if they do not fit."""
+    """All ranks as one group, groups of shardGroupSize neighbours, or groups of `pipeline` x `tensor` neighbours.
+
+    Collective; WorkloadError if they do not fit.
+    """
     world, size = setting.world_size, setting.spec.parallelism.shard_group_size
+    pipe, tensor = setting.spec.parallelism.pipeline or 1, setting.spec.parallelism.tensor or 1
+    if pipe * tensor > 1:
+        sizes, names = (world // (pipe * tensor), pipe, tensor), (SHARD, PIPE, TENSOR)
+        return init_device_mesh(setting.device.type, sizes, mesh_dim_names=names)
     if size is None or size == world:
         return init_device_mesh(setting.device.type, (world,))
     if world % size:

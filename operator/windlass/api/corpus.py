@@ -81,7 +81,7 @@ class Prepare(Model):
     workers: Annotated[
         int, Field(ge=1, le=256), Hint("as many as the first node has processors; 1 needs no Ray")
     ] = 1
-    """Processes of the first pod that prepare the texts; more than one run on Ray Data. Example: 8."""
+    """Processes of the first pod that prepare the texts; more than one run as tasks of Ray. Example: 8."""
 
 
 class HeldOut(Model):

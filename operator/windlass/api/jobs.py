@@ -80,10 +80,9 @@ def _copies_fit(value: Any, _: Any) -> bool:
     return _world(value) % _copies(value) == 0
 
 
-def _copies_fit_fewer_nodes(value: Any, _: Any) -> bool:
-    elastic, resources = value["recovery"].get("elastic"), value["resources"]
-    whole = resources["ranksPerNode"] % _copies(value) == 0
-    return bool(elastic is None or elastic["minNodes"] >= resources["nodes"] or whole)
+def _whole_gang(value: Any, _: Any) -> bool:
+    elastic = value["recovery"].get("elastic")
+    return bool(elastic is None or elastic["minNodes"] >= value["resources"]["nodes"] or _copies(value) == 1)
 
 
 def _batch_divides(value: Any, _: Any) -> bool:
@@ -220,17 +219,16 @@ SHARED_RULES: Final = (
     Rule(
         cel=(
             "!has(self.recovery.elastic) || self.recovery.elastic.minNodes >= self.resources.nodes || "
-            f"self.resources.ranksPerNode % {COPIES} == 0"
+            f"{COPIES} == 1"
         ),
-        holds=_copies_fit_fewer_nodes,
-        wrong="the ranks of fewer nodes would not divide into groups of parallelism.tensor x pipeline",
+        holds=_whole_gang,
+        wrong="a gang that cuts its model cannot go on with fewer nodes",
         got=(
-            "minNodes {self.recovery.elastic.minNodes} of {self.resources.nodes} nodes x "
-            "{self.resources.ranksPerNode} ranksPerNode with tensor={self.parallelism.tensor}, "
-            "pipeline={self.parallelism.pipeline}"
+            "minNodes {self.recovery.elastic.minNodes} of {self.resources.nodes} nodes with "
+            "tensor={self.parallelism.tensor}, pipeline={self.parallelism.pipeline}"
         ),
-        allowed="recovery.elastic with tensor x pipeline that divides ranksPerNode, or without them",
-        hint="set minNodes to resources.nodes, remove recovery.elastic, or create the job with other numbers",
+        allowed="recovery.elastic without tensor and pipeline",
+        hint="set minNodes to resources.nodes, or remove recovery.elastic",
         path="recovery.elastic",
     ),
     Rule(

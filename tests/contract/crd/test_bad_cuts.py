@@ -64,12 +64,11 @@ ROWS: dict[str, tuple[Document, str, str]] = {
         "parallelism.pipeline",
     ),
     "elastic": (
-        cut(NEW_LLAMA, {"tensor": 8}, **GANG, recovery__elastic={"minNodes": 1}),
+        cut(NEW_LLAMA, {"tensor": 4}, **GANG, recovery__elastic={"minNodes": 1}),
         "spec.recovery.elastic",
-        "the ranks of fewer nodes would not divide into groups of parallelism.tensor x pipeline (got minNodes 1 of 2 "
-        "nodes x 4 ranksPerNode with tensor=8, pipeline=nothing); allowed: recovery.elastic with tensor x pipeline "
-        "that divides ranksPerNode, or without them. hint: set minNodes to resources.nodes, remove recovery.elastic, "
-        "or create the job with other numbers",
+        "a gang that cuts its model cannot go on with fewer nodes (got minNodes 1 of 2 nodes with tensor=4, "
+        "pipeline=nothing); allowed: recovery.elastic without tensor and pipeline. hint: set minNodes to "
+        "resources.nodes, or remove recovery.elastic",
     ),
     "samples": (
         cut(VALID, {"pipeline": 2}, resources__nodes=2, training__globalBatchSize=16),
@@ -111,7 +110,7 @@ def test_a_cut_that_does_not_fit_is_refused_with_the_way_out(
         cut(NEW_LLAMA, {"tensor": 4}, **GANG),
         cut(NEW_LLAMA, {"tensor": 2, "pipeline": 4}, **GANG),
         cut(NEW_LLAMA, {"pipeline": 8}, **GANG | {"training__globalBatchSize": 8}),
-        cut(NEW_LLAMA, {"tensor": 4}, **GANG, recovery__elastic={"minNodes": 1}),
+        cut(NEW_LLAMA, {"tensor": 4}, **GANG, recovery__elastic={"minNodes": 2}),
         cut(VALID, {"tensor": 2}, resources__nodes=2),
     ],
     ids=["tensor", "both", "as many as stages", "elastic", "FineTuneJob"],

@@ -19,6 +19,8 @@ from windlass_workloads.corpus import tokens
 from windlass_workloads.corpus.stages import INDEX
 from windlass_workloads.corpus.tasks import REPORT, perform, perform_all, report_of
 from windlass_workloads.corpus.tokens import HELD_OUT, TRAIN, Tokenise, batches, tasks_of
+from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.prepare import file_digest
 from workloads.corpus.texts import text
 
 COUNT = 90
@@ -71,7 +73,7 @@ def write_corpus(directory: Path, shards: list[list[str]], group: int = 7) -> Pa
         pq.write_table(
             pa.table({"text": pa.array(texts, pa.string())}), directory / name, row_group_size=group
         )
-        named.append({"name": name, "source": number})
+        named.append({"name": name, "source": number, "sha256": file_digest(directory / name)})
     (directory / INDEX).write_text(json.dumps({"shards": named}))
     return directory
 
@@ -93,6 +95,7 @@ def each_by_itself(tokenizer: Path, texts: list[str], *, framed: bool) -> list[l
     plain = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     plain.no_truncation()
     plain.no_padding()
+    plain.encode_special_tokens = True
     ends = [] if framed else [plain.token_to_id("<end>")]
     return [plain.encode(one, add_special_tokens=framed).ids + ends for one in texts]
 
@@ -180,6 +183,29 @@ def test_workers_change_nothing(tmp_path: Path, tokenizers: dict[bool, Path]) ->
     assert {
         path.relative_to(tmp_path / "two"): path.read_bytes() for path in tmp_path.glob("two/working/*/*")
     } == made
+
+
+def test_a_text_that_spells_a_special_token_is_a_text(tmp_path: Path, tokenizers: dict[bool, Path]) -> None:
+    """It would else end itself in the middle, and hide what follows from what stands before."""
+    text = "one <end> two"
+    made = tasks(tmp_path, [[text]], tokenizers[False])
+    perform_all(made, 1)
+    ids, end = ids_of(made, TRAIN), tokens.load(tokenizers[False]).eos_token_id
+    assert ids.count(end) == 1 and ids[-1] == end
+    assert tokens.load(tokenizers[False]).decode(ids[:-1]) == text
+
+
+def test_a_shard_that_is_not_what_was_written_is_refused(
+    tmp_path: Path, tokenizers: dict[bool, Path]
+) -> None:
+    made = tasks(tmp_path, [["a text"], ["another text"]], tokenizers[False])
+    pq.write_table(pa.table({"text": ["a lie"]}), made[1].shard)
+    with pytest.raises(
+        WorkloadError, match=r"corpus/000001.parquet of the shared corpus has changed"
+    ) as refused:
+        perform_all(made, 1)
+    assert "it is made again then" in refused.value.hint
+    assert not made[1].directory.exists()
 
 
 def test_a_shard_without_texts_makes_files_without_tokens(

@@ -379,11 +379,11 @@ def test_a_source_that_is_passed_over_many_times_is_told_in_the_plan(job: Job) -
     ) in plan.warnings
 
 
-def test_rows_of_special_tokens_alone_teach_nothing_and_end_nothing(job: Job) -> None:
+def test_texts_that_spell_special_tokens_are_learned_as_texts(job: Job) -> None:
     (job.volumes / "texts" / "c.jsonl").write_bytes(rows("[MASK]" * 200))
     sources = [{"uri": "pvc://texts/a.jsonl", "share": "0.5"}, {"uri": "pvc://texts/c.jsonl", "share": "0.5"}]
     changes = {"corpus": {"sources": sources}, "training": {"globalBatchSize": 1, "maxSteps": 4}}
     job.spec = merge(job.spec, {**NEW_BERT, **changes, "checkpoint": {"export": "None"}})
     run = job.train().ok()
-    assert [loss == 0 for loss in run.losses().values()].count(True) == 2
-    assert all((norm == 0) == (run.losses()[step] == 0) for step, norm in run.norms().items())
+    assert all(loss > 0 for loss in run.losses().values()), "as special tokens they could not be hidden"
+    assert all(norm > 0 for norm in run.norms().values())

@@ -19,12 +19,13 @@ from tests.tiny import write_model, write_texts
 from tests.workloads.train.support import NEW_BERT, NEW_LLAMA, PRETRAINING, Job, merge
 from windlass.api.contract import RunConfig
 from windlass.api.pretrain import PretrainJobSpec
+from windlass_workloads.checkpoint.store import CORPORA
 from windlass_workloads.corpus import stages
 from windlass_workloads.data import arrays
 from windlass_workloads.data.errors import StopRequested
 from windlass_workloads.data.sources import Finder, Roots
 from windlass_workloads.train import newmodel, pretraining
-from windlass_workloads.train.pretraining import CORPORA, Work, prepare
+from windlass_workloads.train.pretraining import Work, prepare
 
 pytestmark = pytest.mark.workloads
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.workloads.tracking.server import shared
+from tests.workloads.train.support import NEW_BERT, merge
 from windlass.api.contract import RankContext
 from windlass.api.status import Plan
 from windlass_workloads.tracking.client import Client
@@ -120,3 +121,22 @@ def test_groups_of_ranks_are_recorded_where_there_are_any(make_job, size, told):
     context = RankContext(task="train", config=job.config(), incarnation=1, rank=0, world_size=4)
     parameters = parameters_of(context, Plan())
     assert (parameters["strategy"], parameters.get("shard_group_size")) == ("FSDP", told)
+
+
+def test_a_pretrained_masked_model_is_registered_with_what_it_was_trained_on(
+    make_pretraining, server, secrets
+):
+    name = "masked"
+    more = {"tracking": tracking(server, name, registerAs=name), "checkpoint": {"everySteps": 6}}
+    job = make_pretraining(**merge(NEW_BERT, more))
+    job.secrets = secrets
+    outcome = job.train(limit=280).ok()
+    assert outcome.of("Output")[0].output.registered_model == name, outcome.of("Tracking")
+    run = run_of(server, outcome)
+    assert named(run["data"]["tags"])["windlass.model_flavor"] == "transformers"
+    params = named(run["data"]["params"])
+    assert (params["model"], params["objective"], params["duplicates"]) == ("new Bert", "MaskedLM", "Near")
+    own = [path for path in server.root.rglob("*") if path.is_file() and run["info"]["run_id"] in path.parts]
+    assert {"datasheet.html", "corpus.json"} <= {path.name for path in own if path.parent.name == "datasheet"}
+    (described,) = [path for path in server.root.rglob("MLmodel") if "fill-mask" in path.read_text()]
+    assert "text-generation" not in described.read_text()

@@ -171,6 +171,13 @@ def _require_fitting(
             hint="go back to the strategy it was saved with, or start again with spec.resume.from: None",
         )
     if state.format != "DeepSpeed":
+        if ("pipeline" in manifest.strategy) != ("pipeline" in state.strategy):
+            raise CheckpointUnusable(
+                name,
+                f"spec.parallelism.pipeline: it was saved by {manifest.strategy} (got {state.strategy}); allowed a run "
+                "with a pipeline, or without one, as it was",
+                hint="write parallelism as the run had it that made the checkpoint",
+            )
         return
     if manifest.world_size != world_size and not copied:
         raise CheckpointUnusable(

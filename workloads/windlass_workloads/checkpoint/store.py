@@ -24,6 +24,7 @@ INCARNATIONS: Final = "incarnations"
 PREPARED: Final = "prepared"
 MODEL: Final = "model.json"
 INITIAL: Final = "initial"
+CORPORA: Final = "corpora.windlass"
 TRASH: Final = "trash"
 OUTPUT: Final = "output"
 LOGS: Final = "logs"
@@ -35,6 +36,14 @@ MANIFEST: Final = "manifest.json"
 
 TEMPORARY: Final = ".tmp-"
 CHECKPOINT: Final = re.compile(r"step-([0-9]{8,12})\.i([0-9]{1,8})")
+
+
+def corpora_of(run: Path) -> Path:
+    """Where the runs of a store keep the corpora that they share: beside the directories of namespaces.
+
+    A namespace's name has no dot.
+    """
+    return run.parents[2] / CORPORA
 
 
 def checkpoint_name(step: int, incarnation: int) -> str:

@@ -1,7 +1,7 @@
-"""Runs tasks by Ray Data: on this node, or on a cluster of Ray's own where RAY_ADDRESS names one.
+"""Runs tasks by Ray: on this node, or on a cluster of Ray's own where RAY_ADDRESS names one.
 
-Called by `tasks`. Each task is a row of a block of its own, so that workers take the next one when they are done with
-one. Results are on the disk; Ray carries the tasks and their errors only.
+Called by `tasks`. Workers take the next task when they are done with one, and Ray gives that of a worker that died to
+another. Results are on the disk; Ray carries the tasks and their errors only.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Final
 
 from windlass.api.meta import FailureClass, Reason
@@ -19,7 +20,6 @@ from windlass_workloads.data.errors import WorkloadError
 
 STORE_BYTES: Final = 80 << 20
 """Memory that Ray shares between processes here, the least it takes; tasks are small."""
-QUIET: Final = ("ray", "ray.data")
 
 
 @contextmanager
@@ -52,34 +52,38 @@ def started(workers: int) -> Iterator[None]:
 
 
 def perform_on_ray(tasks: Sequence[Task], workers: int) -> Iterator[int]:
-    """Run all, so many at a time; the number of each one that has run. The first error ends the rest."""
+    """Run all, so many at a time, those first that are first; the number of each one that has run.
+
+    The first error ends the rest: tasks that have begun end by themselves, no other one begins.
+    """
     import ray
 
-    context = ray.data.DataContext.get_current()
-    # Only now: Ray Data sets its own loggers up when it is first used.
-    for name in QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    rows = [{"number": number} for number in range(len(tasks))]
-    known, pool = ray.put(list(tasks)), ray.data.TaskPoolStrategy(size=workers)
-    data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    for row in data.map(run_one, fn_args=(known,), compute=pool, num_cpus=1).iter_rows():
-        if row["problem"]:
-            raise problem_of(row["problem"])
-        yield int(row["number"])
+    begin = ray.remote(num_cpus=1)(run_one)
+    waiting = iter(enumerate(tasks))
+    running: dict[Any, int] = {}
+
+    def fill() -> None:
+        # One more than there are workers: the next task is there when one is done.
+        for number, task in islice(waiting, workers + 1 - len(running)):
+            running[begin.remote(task)] = number
+
+    fill()
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        number, problem = running.pop(done), ray.get(done)
+        if problem:
+            raise problem_of(problem)
+        fill()
+        yield number
 
 
-def run_one(row: dict[str, Any], tasks: Any) -> dict[str, Any]:
+def run_one(task: Task) -> str:
     """One task, in a worker. What is wrong with the data or the disk travels as text: Ray would wrap the error."""
-    import ray
-
-    found: list[Task] = ray.get(tasks) if isinstance(tasks, ray.ObjectRef) else tasks
     try:
-        perform(found[row["number"]])
+        perform(task)
     except (WorkloadError, OSError) as error:
-        return row | {"problem": as_text(error)}
-    return row | {"problem": ""}
+        return as_text(error)
+    return ""
 
 
 def as_text(error: WorkloadError | OSError) -> str:

@@ -69,6 +69,8 @@ def make(
     name = files.name
     final, working = directory / name, directory / f".{name}.stages"
     directory.mkdir(parents=True, exist_ok=True)
+    if final.exists() and not working.exists():
+        return final
     with alone(directory / f".{name}.lock", check):
         clear(directory, name)
         if not final.exists():

@@ -1,7 +1,7 @@
 """Runs the tasks of a stage, each of which makes one directory that appears whole or not at all.
 
 Called by `stages`. The directory is its own marker: a task whose directory is there has run, so that a stage that was
-killed goes on with what is missing. One worker runs in this process; more run as tasks of Ray Data, in processes of
+killed goes on with what is missing. One worker runs in this process; more run as tasks of Ray, in processes of
 their own on this node or on the nodes of the cluster that Ray was started on.
 """
 
@@ -16,8 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from windlass_workloads import heap
+
 REPORT: Final = "report.json"
 UNFINISHED: Final = ".new-"
+KEPT_BYTES, BLOCK_BYTES = 64 << 20, 32 << 20
+"""See `heap`: arrays of a batch come and go."""
 Json = dict[str, Any]
 
 
@@ -38,6 +42,7 @@ def perform(task: Task) -> None:
     """Run a task whose directory is not there yet."""
     if task.directory.exists():
         return
+    heap.keep(KEPT_BYTES, BLOCK_BYTES)
     with appearing(task.directory) as temporary:
         report = task.run(temporary)
         write_json(temporary / REPORT, report)

@@ -17,9 +17,11 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from windlass.api.meta import FailureClass, Reason
 from windlass_workloads.corpus.stages import INDEX
 from windlass_workloads.corpus.tasks import Json
-from windlass_workloads.data.prepare import fraction_of
+from windlass_workloads.data.errors import WorkloadError
+from windlass_workloads.data.prepare import file_digest, fraction_of
 
 TRAIN: Final = "train.bin"
 HELD_OUT: Final = "held-out.bin"
@@ -33,18 +35,25 @@ class Tokenise:
     directory: Path
     shard: Path
     source: int
+    sha256: str
     tokenizer: Path
     fraction: str
     framed: bool
 
     def run(self, directory: Path) -> Json:
         """Write the tokens as int32, one text after the other; how many there are."""
+        require_whole(self.shard, self.sha256)
         tokenizer, fraction = load(self.tokenizer), Decimal(self.fraction)
         counts = {"texts": 0, "train": 0, "heldOut": 0}
         with (directory / TRAIN).open("wb") as train, (directory / HELD_OUT).open("wb") as held_out:
             for texts in batches(self.shard):
+                # A text that spells a special token is a text: it could else end itself, or hide a word.
                 made = tokenizer(
-                    texts, add_special_tokens=self.framed, return_attention_mask=False, verbose=False
+                    texts,
+                    add_special_tokens=self.framed,
+                    split_special_tokens=True,
+                    return_attention_mask=False,
+                    verbose=False,
                 )
                 for text, ids in zip(texts, made["input_ids"], strict=True):
                     if not self.framed:
@@ -54,6 +63,19 @@ class Tokenise:
                     counts[name] += write(file, ids)
                     counts["texts"] += 1
         return counts | {"source": self.source}
+
+
+def require_whole(shard: Path, sha256: str) -> None:
+    """DataUnreadable if a shard is not what was written: a corpus may be years old, and others have its volume."""
+    found = file_digest(shard)
+    if found != sha256:
+        raise WorkloadError(
+            Reason.DATA_UNREADABLE,
+            f"spec.corpus: {shard.parent.name}/{shard.name} of the shared corpus has changed (got sha256 {found}); "
+            f"allowed {sha256}.",
+            hint=f"remove the directory {shard.parent.name} from corpora.windlass of the store; it is made again then.",
+            failure_class=FailureClass.STORAGE,
+        )
 
 
 def write(file: BinaryIO, ids: list[int]) -> int:
@@ -90,6 +112,7 @@ def tasks_of(corpus: Path, working: Path, *, tokenizer: Path, fraction: str, fra
             working / f"tokens-{number:06d}",
             corpus / shard["name"],
             shard["source"],
+            shard["sha256"],
             tokenizer,
             fraction,
             framed,

@@ -71,6 +71,8 @@ class Index:
     train_parts: list[int] = field(default_factory=list)
     """Units of each source, which stand one after another; of data that are mixed row by row, none."""
     validation_parts: list[int] = field(default_factory=list)
+    corpus: str | None = None
+    """Name of the corpus that the rows are of, beside the runs of the store."""
     vocabulary: dict[str, Any] | None = None
     """What the objective needs to know of the tokenizer, where it hides tokens."""
 

@@ -18,6 +18,7 @@ from windlass_workloads.data.arrays import flush
 
 BLOCK_TOKENS: Final = 1 << 20
 COPY_BYTES: Final = 1 << 20
+CHECK_BLOCKS: Final = 64
 ITEM: Final = np.dtype(np.int32).itemsize
 Rows = npt.NDArray[np.int32]
 
@@ -35,6 +36,7 @@ def write_rows(
     sources: Sequence[Sequence[Path]],
     length: int,
     targets: Callable[[Rows], npt.NDArray[np.int64]],
+    check: Callable[[], None] = lambda: None,
 ) -> Written:
     """Write a split into a new directory: files of tokens (int32) of each source, in order, as rows of this length.
 
@@ -47,7 +49,9 @@ def write_rows(
         for paths in sources:
             tokens = sum(path.stat().st_size for path in paths) // ITEM
             wanted = tokens // length * length * ITEM
-            for block in blocks(paths, wanted):
+            for number, block in enumerate(blocks(paths, wanted)):
+                if number % CHECK_BLOCKS == CHECK_BLOCKS - 1:
+                    check()
                 file.write(block)
             parts.append(tokens // length)
             left.append(tokens % length)

@@ -16,7 +16,8 @@ from windlass.api.contract import RankContext
 from windlass.api.meta import SECRET_ROOT
 from windlass.api.running import MLflow
 from windlass.api.status import Output, Plan, TrackingStatus
-from windlass_workloads.checkpoint.store import OUTPUT, RunStore
+from windlass_workloads.checkpoint.store import OUTPUT, PREPARED, RunStore, corpora_of
+from windlass_workloads.data.arrays import read_index
 from windlass_workloads.data.sources import secret_text
 from windlass_workloads.tracking.client import Client
 from windlass_workloads.tracking.facts import parameters_of, tags_of
@@ -112,6 +113,15 @@ class MLflowTracker:
         failed = status == "FAILED"
         self.recorder.end(status, self.limits.failed_seconds if failed else self.limits.flush_seconds)
 
+    def _datasheet(self) -> list[str]:
+        """Files about the corpus of this run, where it has one."""
+        prepared = read_index(self.store.root / PREPARED / (self.context.prepared or "none"))
+        if prepared is None or prepared.corpus is None:
+            return []
+        directory = corpora_of(self.store.root) / prepared.corpus
+        found = [directory / name for name in ("datasheet.html", "corpus.json")]
+        return [str(path) for path in found if path.is_file()]
+
     def _publish(self, output: Output | None, checkpoint_digest: str | None) -> Answer | None:
         root = self.store.root / OUTPUT
         parts = {name: str(root / name) for name in PARTS if output is not None and (root / name).is_dir()}
@@ -121,6 +131,8 @@ class MLflowTracker:
                 run_id=self.recorder.run_id or "",
                 parts=parts,
                 main=next(iter(parts), None),
+                objective=self.context.config.spec.objective,
+                datasheet=self._datasheet(),
                 register_as=self.settings.register_as,
                 alias=self.settings.alias,
                 resumed_steps=self._resumed_steps(),

@@ -28,6 +28,9 @@ class Request(BaseModel):
     run_id: str
     parts: dict[str, str]
     main: str | None
+    objective: str = ""
+    datasheet: list[str] = []
+    """Files that tell what the run was trained on."""
     register_as: str | None
     alias: str | None
     resumed_steps: list[int]
@@ -51,6 +54,15 @@ def publish(request: Request) -> Answer:
     plot_losses(client, request)
     for key, value in request.tags.items():
         client.set_tag(request.run_id, key, value)
+    answer = log_model(client, request)
+    # Last: a server that takes no files still has the model.
+    for path in request.datasheet:
+        client.log_artifact(request.run_id, path, "datasheet")
+    return answer
+
+
+def log_model(client: Any, request: Request) -> Answer:
+    """The model, logged and registered; nothing where there is none."""
     if request.main is None:
         return Answer()
     directory = Path(request.parts[request.main])
@@ -77,15 +89,18 @@ def log_transformers_model(request: Request, directory: Path) -> str:
     pipeline is made here, in the number format of the files.
     """
     import mlflow
-    from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", local_files_only=True)
+    masked = request.objective == "MaskedLM"
+    made: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+    task: Any = "fill-mask" if masked else "text-generation"
+    model = made.from_pretrained(directory, dtype="auto", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     with mlflow.start_run(run_id=request.run_id, log_system_metrics=False):
         info = mlflow.transformers.log_model(
-            transformers_model=pipeline("text-generation", model=model, tokenizer=tokenizer),
+            transformers_model=pipeline(task, model=model, tokenizer=tokenizer),
             name=MODEL_NAME,
-            task="text-generation",
+            task=task,
             pip_requirements=REQUIREMENTS,
             metadata=request.tags,
         )

@@ -13,13 +13,15 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 from windlass.api.contract import RunConfig
+from windlass.api.corpus import PARTS
 from windlass.api.meta import Reason
 from windlass.api.pretrain import PretrainJobSpec
-from windlass_workloads.checkpoint.store import INITIAL, PREPARED
+from windlass_workloads.checkpoint.store import INITIAL, PREPARED, corpora_of
 from windlass_workloads.corpus import stages
 from windlass_workloads.corpus.inputs import discard
 from windlass_workloads.corpus.read import Source
@@ -42,8 +44,6 @@ from windlass_workloads.train.newmodel import make_model, train_tokenizer
 from windlass_workloads.train.objectives.masked import SHARE, Vocabulary, targets
 from windlass_workloads.train.pin import pin_model, pinned_model
 
-CORPORA: Final = "corpora.windlass"
-"""Beside the directories of namespaces; a namespace's name has no dot."""
 MANY_PASSES: Final = 4
 """Passes over a source beyond which repeating it is said to help little."""
 
@@ -142,9 +142,7 @@ def make_corpus(work: Work) -> Path:
         corpus.prepare.quality,
         float(corpus.prepare.threshold or stages.THRESHOLD) if near else None,
     )
-    return stages.make(
-        recipe, work.store.parents[2] / CORPORA, workers=corpus.prepare.workers, check=work.check
-    )
+    return stages.make(recipe, corpora_of(work.store), workers=corpus.prepare.workers, check=work.check)
 
 
 def new_tokenizer(work: Work, corpus: Path) -> Any:
@@ -166,6 +164,7 @@ def make_rows(work: Work, corpus: Path, tokenizer: Any, directory: Path) -> Inde
         "heldOut": fraction,
         "length": spec.sequence_length,
         "masked": (spec.masked_share or SHARE) if work.framed else None,
+        "shares": list(spec.shares),
     }
     name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]
     final, working = prepared / name, prepared / f".{name}.stages"
@@ -179,9 +178,7 @@ def make_rows(work: Work, corpus: Path, tokenizer: Any, directory: Path) -> Inde
         temporary = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{name}.", dir=prepared))
         temporary.chmod(0o755)
         try:
-            found = write_split_pair(
-                work, tasks, tokenizer, temporary=temporary, name=name, dropped=index["dropped"]
-            )
+            found = write_split_pair(work, tasks, tokenizer, corpus, temporary=temporary, name=name)
             publish(temporary, final)
         except WorkloadError:
             discard(working)
@@ -193,10 +190,11 @@ def make_rows(work: Work, corpus: Path, tokenizer: Any, directory: Path) -> Inde
 
 
 def write_split_pair(
-    work: Work, tasks: list[Tokenise], tokenizer: Any, *, temporary: Path, name: str, dropped: dict[str, int]
+    work: Work, tasks: list[Tokenise], tokenizer: Any, corpus: Path, *, temporary: Path, name: str
 ) -> Index:
     """Rows of training and validation, and their index."""
     spec, length = work.spec, work.spec.sequence_length
+    dropped = json.loads((corpus / stages.INDEX).read_text(encoding="utf-8"))["dropped"]
     vocabulary = Vocabulary.of(tokenizer) if work.framed else None
     count = targets(vocabulary, spec.masked_share or SHARE) if vocabulary is not None else all_but_first
     splits = {}
@@ -205,14 +203,13 @@ def write_split_pair(
             [task.directory / file for task in tasks if task.source == number]
             for number in range(len(spec.corpus.sources))
         ]
-        splits[split] = write_rows(temporary / split, sources, length, count)
-        work.check()
+        splits[split] = write_rows(temporary / split, sources, length, count, work.check)
     train, validation = splits["train"], splits["validation"]
     refuse_empty(spec, train, validation, texts=sum(report_of(task)["texts"] for task in tasks))
     digest, sizes = digest_of(temporary)
     index = Index(
         name=name,
-        digest=digest,
+        digest=mixed(digest, spec.shares),
         train_units=sum(train.parts),
         validation_units=sum(validation.parts),
         train_samples=sum(train.parts),
@@ -225,10 +222,19 @@ def write_split_pair(
         warnings=warnings_of(spec, train, dropped),
         train_parts=train.parts,
         validation_parts=validation.parts,
+        corpus=corpus.name,
         vocabulary=vocabulary.to_wire() if vocabulary is not None else None,
     )
     write_index(temporary, index)
     return index
+
+
+def mixed(digest: str, shares: tuple[str, ...]) -> str:
+    """The digest of rows in a mix: a checkpoint may go on with the same rows in the same mix only."""
+    if not shares:
+        return digest
+    parts = [round(Decimal(share) * PARTS) for share in shares]
+    return f"sha256:{hashlib.sha256(f'{digest} {parts}'.encode()).hexdigest()}"
 
 
 def refuse_empty(spec: PretrainJobSpec, train: Written, validation: Written, *, texts: int) -> None:

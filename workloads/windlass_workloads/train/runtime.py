@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from windlass.api.contract import RankContext
+from windlass_workloads import heap
 from windlass_workloads.train import precision
 from windlass_workloads.train.meters import peak_of
 from windlass_workloads.train.ports import Channel
@@ -24,6 +25,8 @@ ALONE_SECONDS = 86_400
 """How long the others wait for what rank 0 does alone: merging, hashing and publishing a large model."""
 ALONE_KEY = "rank-0-has-ended"
 LISTENER_POLL_SECONDS = 0.01
+KEPT_BYTES = 1 << 30
+"""See `heap`: activations come and go in each step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,8 @@ def start(context: RankContext, channel: Channel, *, patience: float = RENDEZVOU
     """
     torch.set_num_threads(context.threads)
     device = pick_device(context)
+    if device.type == "cpu":
+        heap.keep(KEPT_BYTES, KEPT_BYTES)
     store: Any = dist.HashStore()
     timeout = timedelta(seconds=RENDEZVOUS_SECONDS)
     if context.world_size > 1:

@@ -28,10 +28,11 @@ def sized(
     `half`: it computes in bf16; `longest`: tokens of the longest row, where the data are known.
     """
     load = workload_of(spec, half=half, longest=longest)
-    found = in_status(rank_memory(shape, load))
+    # What a part of a model takes depends on where it was cut, and is not counted.
+    found = in_status(rank_memory(shape, load)) if spec.parallelism.copies == 1 else None
     said = [
         *plan.warnings,
-        *memory_warnings(spec, found),
+        *(memory_warnings(spec, found) if found is not None else ()),
         *length_warnings(spec, longest),
         *interval_warnings(spec, plan.total_steps),
     ]

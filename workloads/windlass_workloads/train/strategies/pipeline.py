@@ -8,12 +8,11 @@ same one, and may be cut by `tensor`. torch's schedule runs the micro-batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import Schedule1F1B
 
@@ -24,8 +23,11 @@ from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.train.objectives.batch import Batch, Objective, dense
 from windlass_workloads.train.strategies.base import Setting, norm_of
 from windlass_workloads.train.strategies.fsdp import FSDP, PIPE, mesh_of
+from windlass_workloads.train.strategies.tensor import refuse_dropout
 
 FIELD = "spec.parallelism.pipeline"
+PLAIN: Final = ("llama", "mistral", "qwen2", "qwen3")
+"""Architectures that are embedding, layers, norm and output, nothing between. A test compares each, cut and whole."""
 
 
 class Passed(nn.Module):  # type: ignore[misc]
@@ -38,6 +40,8 @@ class Passed(nn.Module):  # type: ignore[misc]
 
 class Pipeline(FSDP):
     """FSDP of one stage, and the schedule that connects it with its neighbours."""
+
+    name = "FSDP-pipeline"
 
     def __init__(self, model: Any, setting: Setting) -> None:
         mesh = mesh_of(setting)
@@ -65,7 +69,8 @@ class Pipeline(FSDP):
     def _sum(self, batches: Sequence[Batch], go: Any) -> torch.Tensor:
         """Run the schedule; the sum of the losses."""
         losses: list[torch.Tensor] = []
-        given: dict[str, Any] = {}
+        # Logits of all micro-batches would be kept until the next step.
+        given: dict[str, Any] = {"return_outputs": False}
         if self.place == 0:
             given["arg_mbs"] = [(batch.inputs["input_ids"],) for batch in batches]
         if self.place == self.count - 1:
@@ -97,32 +102,39 @@ class Pipeline(FSDP):
         )
 
     def full_weights(self) -> dict[str, torch.Tensor]:
-        """Gathered stage by stage onto rank 0."""
-        whole = get_model_state_dict(self.module, options=StateDictOptions(full_state_dict=True))
-        mine = {name: tensor.cpu() for name, tensor in whole.items()}
-        found: list[Any] = [None] * self.count
-        # Rank 0's own group holds every stage once.
-        dist.gather_object(
-            mine,
-            found if self.place == 0 else None,
-            dst=dist.get_global_rank(self.group, 0),
-            group=self.group,
-        )
+        """Gathered weight by weight onto rank 0, whose own group holds every stage once."""
+        of_first = 0 in dist.get_process_group_ranks(self.group)
+        found: dict[str, torch.Tensor] = {}
+        mine = self.module.state_dict()
+        shapes: list[Any] = [None] * self.count
+        if of_first:
+            told = [(name, tuple(each.shape), each.dtype) for name, each in mine.items()]
+            dist.all_gather_object(shapes, told, group=self.group)
+        for name, each in mine.items():
+            whole = each.full_tensor() if hasattr(each, "full_tensor") else each
+            if of_first and self.place == 0:
+                found[name] = whole.detach().cpu()
+            elif of_first:
+                dist.send(whole.detach().contiguous(), dst=0, group=self.group)
         if dist.get_rank() != 0:
             return {}
-        return {name: tensor for part in found for name, tensor in part.items()}
+        for place in range(1, self.count):
+            source = dist.get_global_rank(self.group, place)
+            for name, shape, dtype in shapes[place]:
+                part = torch.empty(shape, dtype=dtype, device=self.setting.device)
+                dist.recv(part, src=source, group=self.group)
+                found[name] = part.cpu()
+        return found
 
 
 def cut(model: Any, place: int, count: int) -> None:
     """Leave one stage of a model, in place, and have its forward take and give what passes between stages."""
     inner = model.base_model
-    layers = getattr(inner, "layers", None)
-    parts = all(hasattr(inner, name) for name in ("embed_tokens", "norm")) and hasattr(model, "lm_head")
-    if layers is None or not parts:
+    if model.config.model_type not in PLAIN:
         raise WorkloadError(
             Reason.CONFIGURATION,
-            f"{FIELD}: this architecture cannot be cut into stages (got {count} with model_type "
-            f"{model.config.model_type}); allowed Llama and others built alike.",
+            f"{FIELD}: this architecture is not cut into stages (got {count} with model_type "
+            f"{model.config.model_type}); allowed {', '.join(PLAIN)}.",
             hint="remove parallelism.pipeline.",
         )
     if model.config.tie_word_embeddings:
@@ -132,6 +144,8 @@ def cut(model: Any, place: int, count: int) -> None:
             "a model whose tie_word_embeddings is false.",
             hint="set architecture.tieEmbeddings: false for a new model, or remove parallelism.pipeline.",
         )
+    refuse_dropout(model, FIELD, count)
+    layers = inner.layers
     if len(layers) < count:
         raise WorkloadError(
             Reason.CONFIGURATION,

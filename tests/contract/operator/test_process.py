@@ -143,7 +143,10 @@ def test_a_leaders_report_reaches_status(operator: Operator, cluster: Cluster, s
 
     until(told, "a report is taken")
     until(lambda: cluster.job("ft")["status"]["progress"]["step"] == 7, "the step is in status")
-    until(lambda: 'windlass_job_step{name="ft"' in operator.get("/metrics")[1], "the step is a metric")
+    until(
+        lambda: 'windlass_job_step{kind="FineTuneJob",name="ft"' in operator.get("/metrics")[1],
+        "the step is a metric",
+    )
     wrong = service_token(cluster.api, cluster.namespace, "trainer", audiences=["windlass.dev"])
     assert post(operator, system, wrong, report)[0] == 401
     plain = service_token(cluster.api, cluster.namespace, "trainer", boundObjectRef=bound)

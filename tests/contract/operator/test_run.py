@@ -45,4 +45,4 @@ def test_a_pretrain_job_runs_beside_a_fine_tune_job(operator: Operator, cluster:
     until(lambda: cluster.api.get(f"{jobs}/web").code == 404, "it ended, and went with its TTL")
     (told,) = cluster.events("Completed")
     assert (told["regarding"]["kind"], told["regarding"]["name"]) == ("PretrainJob", "web")
-    assert cluster.reason("ft") == "WaitingForPods", "the other job goes its own way"
+    cluster.await_reason("ft", "WaitingForPods")

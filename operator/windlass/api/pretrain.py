@@ -162,6 +162,13 @@ class PretrainTraining(Training):
         Annotated[int, Field(ge=1, le=100_000_000), Hint("set spec.suspend: true to pause a run")] | None
     ) = None
     """Optimiser steps. Exactly one of tokenBudget, epochs and maxSteps. Example: 5000."""
+    learning_rate: Annotated[
+        Decimal,
+        Between(
+            above="0", at_most="1", hint='"3e-4" is usual for a new model, "5e-5" for one trained further'
+        ),
+    ] = "3e-4"
+    """Highest learning rate, above 0 and at most 1. Example: "1e-3"."""
     z_loss: Annotated[Decimal, Between(above="0", at_most="1", hint="1e-4 is usual")] | None = None
     """Weight of the squared logarithm of the softmax's normaliser, which keeps logits small; none if left out. Only
     with objective CausalLM. Example: "1e-4"."""

@@ -75,8 +75,9 @@ CHARACTERS_ONLY: Final = Rule(
     hint="rename the file or directory without spaces and control characters",
 )
 NO_CLIMBING: Final = Rule(
-    cel=f"!self.matches({quote(CLIMBS)})",
-    holds=lambda value, _: not matches(CLIMBS, value),
+    # What may hold a credential is shown by the rule about those alone, which masks it.
+    cel=f"self.matches({quote(CREDENTIALS)}) || !self.matches({quote(CLIMBS)})",
+    holds=lambda value, _: matches(CREDENTIALS, value) or not matches(CLIMBS, value),
     wrong="path must not contain '..'",
     got="{self}",
     allowed="a path below the root of the claim or repository",

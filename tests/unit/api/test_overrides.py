@@ -71,6 +71,7 @@ BAD_URIS = [
         "credentials in a URI are not allowed (got s3://***@bucket); allowed: a URI without user",
     ),
     ("hf://token@org/name", "credentials in a URI are not allowed (got hf://***@org/name)"),
+    ("hf://user:pass@org/../x", "credentials in a URI are not allowed (got hf://***@org/../x)"),
 ]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import random
 import statistics
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator"), str(ROOT / "workloads")]
 
+from bench import peers  # noqa: E402
 from bench.record import spread, write  # noqa: E402
 from windlass_workloads.data.arrays import Index, open_split, read_index  # noqa: E402
 from windlass_workloads.data.order import Order, Part, deal, shares  # noqa: E402
@@ -86,28 +86,7 @@ def run_ours(job: Job, tokens: int) -> tuple[float, float]:
 
 def run_peer(work: Path, tokens: int) -> float:
     """One run of the peer on two ranks."""
-    shared = {
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.peers.fsdp", str(work)],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    answers = [process.communicate() for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit(f"bench-pretrain: the peer failed:\n{answers[0][1][-2000:]}")
-    figures: dict[str, Any] = json.loads(answers[0][0].strip().splitlines()[-1])
-    return rate(figures["seconds"], tokens)
+    return rate(peers.run("fsdp", work, port=free_port())["seconds"], tokens)
 
 
 def index_of(job: Job) -> Index:

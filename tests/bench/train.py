@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "operator"), str(ROOT / "workloads")]
 
+from bench import peers  # noqa: E402
 from bench.record import spread, write  # noqa: E402
 from windlass_workloads.data.arrays import open_split  # noqa: E402
 from windlass_workloads.data.order import Order  # noqa: E402
@@ -106,23 +107,7 @@ def run_ours(job: Job, tokens: list[int]) -> float:
 
 def run_peer(name: str, work: Path) -> float:
     """One run of a peer on two ranks."""
-    port = str(free_port())
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", f"tests.bench.peers.{name}", str(work)],
-            cwd=ROOT,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    answers = [process.communicate() for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit(f"bench-train: the peer {name} failed:\n{answers[0][1][-2000:]}")
-    figures: dict[str, Any] = json.loads(answers[0][0].strip().splitlines()[-1])
+    figures = peers.run(name, work, port=free_port())
     return rate(figures["seconds"], figures["tokens"])
 
 

@@ -54,7 +54,7 @@ def started(workers: int) -> Iterator[None]:
 def perform_on_ray(tasks: Sequence[Task], workers: int) -> Iterator[int]:
     """Run all, so many at a time, those first that are first; the number of each one that has run.
 
-    The first error ends the rest: tasks that have begun end by themselves, no other one begins.
+    After the first error no other task begins; those that have begun end with Ray.
     """
     import ray
 

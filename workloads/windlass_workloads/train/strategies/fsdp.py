@@ -42,6 +42,8 @@ class FSDP:
     """fully_shard on each decoder layer and on the rest; weights stay fp32, bf16 is only computed in."""
 
     name = "FSDP"
+    state: type[TorchState] = TorchState
+    """What checkpoints are made of."""
     meeting = Meeting.FORWARD
 
     def __init__(self, model: Any, setting: Setting) -> None:
@@ -98,7 +100,7 @@ class FSDP:
 
     def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
         """Format DCP; each rank writes its shards."""
-        return TorchState(
+        return self.state(
             strategy=self.name,
             model=self.module,
             optimizer=self.optimizer,

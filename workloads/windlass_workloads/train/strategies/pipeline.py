@@ -17,7 +17,6 @@ from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import Schedule1F1B
 
 from windlass.api.meta import Reason
-from windlass_workloads.checkpoint.interface import DirectoryAdapter, StateAdapter
 from windlass_workloads.checkpoint.state import StageState
 from windlass_workloads.data.errors import WorkloadError
 from windlass_workloads.train.objectives.batch import Batch, Objective, dense
@@ -42,6 +41,7 @@ class Pipeline(FSDP):
     """FSDP of one stage, and the schedule that connects it with its neighbours."""
 
     name = "FSDP-pipeline"
+    state = StageState
 
     def __init__(self, model: Any, setting: Setting) -> None:
         mesh = mesh_of(setting)
@@ -89,17 +89,6 @@ class Pipeline(FSDP):
         dist.all_reduce(square, group=self.group)
         self.norm = square.sqrt().float()
         return float(self.norm)
-
-    def saved_state(self, counters: dict[str, int]) -> StateAdapter | DirectoryAdapter:
-        """Format DCP; each rank writes its shards of its stage."""
-        return StageState(
-            strategy=self.name,
-            model=self.module,
-            optimizer=self.optimizer,
-            scheduler=None,
-            counters=counters,
-            trainable_only=self.setting.trainable_only,
-        )
 
     def full_weights(self) -> dict[str, torch.Tensor]:
         """Gathered weight by weight onto rank 0, whose own group holds every stage once."""
